@@ -1,0 +1,145 @@
+// See index.hpp.
+#include "core/index.hpp"
+
+#include <stdexcept>
+#include <string>
+
+#include "exact/exact.hpp"
+#include "forest/forest.hpp"
+#include "kernels/floating_point.hpp"
+
+namespace constann {
+namespace {
+
+// Queries searched together by one thread: they share each tile of rows while it is in cache.
+constexpr std::uint64_t kQueriesPerTask = 16;
+
+void check_columns(const Matrix& matrix, std::uint32_t dim, const char* what) {
+    if (matrix.columns != dim) {
+        throw std::invalid_argument(std::string(what) + " have dim " + std::to_string(matrix.columns) +
+                                    ", the index has dim " + std::to_string(dim));
+    }
+}
+
+void read_canonical(const Matrix& matrix, Metric metric, std::size_t floats, std::span<float> out) {
+    kernels::with_canonical_floating_point([&] {
+        for (std::uint64_t row = 0; row < matrix.rows; ++row) {
+            const std::span<float> place = out.subspan(row * floats, floats);
+            read_row(matrix, row, place);
+            make_canonical(metric, place);
+        }
+    });
+}
+
+}  // namespace
+
+Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), metric_(metric), dim_(dim) {
+    if (dim < 1 || dim > kMaxDim) {
+        throw std::invalid_argument("dim must be 1 to " + std::to_string(kMaxDim) + ", not " +
+                                    std::to_string(dim));
+    }
+}
+
+void Index::add(const Matrix& vectors) {
+    const std::lock_guard lock(changing_);
+    if (built())
+        throw std::invalid_argument("the index is built: rows are added before build(); make a new index");
+    check_columns(vectors, dim_, "vectors");
+    if (vectors.rows > kMaxRows - rows_.size())
+        throw std::invalid_argument("an index holds at most 4294967294 rows");
+    const std::size_t floats = padded_length(dim_);
+    const std::size_t before = own_rows_.size();
+    try {
+        own_rows_.resize(before + vectors.rows * floats);
+        read_canonical(vectors, metric_, floats, std::span(own_rows_).subspan(before));
+    } catch (...) {
+        own_rows_.resize(before);
+        rows_ = RowsView(own_rows_, floats);
+        throw;
+    }
+    rows_ = RowsView(own_rows_, floats);
+}
+
+void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
+    const std::lock_guard lock(changing_);
+    if (built()) throw std::invalid_argument("the index is built already: make a new index to build anew");
+    if (rows_.size() == 0)
+        throw std::invalid_argument("the index holds no vectors: add() some before build()");
+    seed_ = seed;
+    build_structure(threads, watch);
+    built_.store(true, std::memory_order_release);
+}
+
+void Index::check_built() const {
+    if (!built()) throw std::invalid_argument("the index is not built: call build() first");
+}
+
+Floats Index::read_queries(const Matrix& queries) const {
+    check_columns(queries, dim_, "queries");
+    const std::size_t floats = padded_length(dim_);
+    Floats canonical(queries.rows * floats);
+    read_canonical(queries, metric_, floats, canonical);
+    return canonical;
+}
+
+void Index::search(const SearchRequest& request, const Watch& watch, std::span<std::int64_t> ids,
+                   std::span<float> distances) const {
+    check_built();
+    const std::uint64_t effort = resolve_effort(request.effort);
+    const std::size_t floats = padded_length(dim_);
+    const Floats queries = read_queries(request.queries);
+    const std::uint64_t count = request.queries.rows;
+    const std::uint64_t tasks = (count + kQueriesPerTask - 1) / kQueriesPerTask;
+
+    run_tasks(tasks, request.threads, tasks > 1 ? watch : Watch{},
+              [&](std::uint64_t task, const StopSignal& stop) {
+                  stop.check();
+                  const std::uint64_t first = task * kQueriesPerTask;
+                  const std::uint64_t here = std::min(kQueriesPerTask, count - first);
+                  const RowsView some(
+                      std::as_bytes(std::span(queries).subspan(first * floats, here * floats)), floats);
+                  std::vector<NearestRows> nearest(here);
+                  for (NearestRows& set : nearest) set.reset(request.k);
+                  searcher(effort, request.k)->search(some, nearest);
+                  for (std::uint64_t i = 0; i < here; ++i) {
+                      const std::size_t at = (first + i) * request.k;
+                      nearest[i].write(ids.subspan(at, request.k), distances.subspan(at, request.k));
+                  }
+              });
+}
+
+file::Header Index::header() const {
+    file::Header header{kind_, metric_, dim_, rows_.size(), seed_, parameters(), {}};
+    file::place_sections(header, contents());
+    return header;
+}
+
+std::vector<file::Content> Index::contents() const {
+    check_built();
+    std::vector<file::Content> all = {{file::SectionTag::rows, rows_.bytes()}};
+    for (const file::Content& content : structure()) all.push_back(content);
+    return all;
+}
+
+void Index::open_rows(const file::Header& header, std::span<const std::byte> file,
+                      std::shared_ptr<const void> memory) {
+    const std::size_t floats = padded_length(header.dim);
+    rows_ = RowsView(
+        file::section(header, file, file::SectionTag::rows, header.rows * floats * sizeof(float)), floats);
+    memory_ = std::move(memory);
+    seed_ = header.seed;
+    built_.store(true, std::memory_order_release);
+}
+
+std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
+    const file::Header header = file::parse(file);
+    switch (header.kind) {
+        case file::Kind::exact:
+            return Exact::open(header, file, std::move(memory));
+        case file::Kind::forest:
+            return Forest::open(header, file, std::move(memory));
+    }
+    throw file::FormatError("the header gives an unknown kind of index");
+}
+
+}  // namespace constann

@@ -1,0 +1,98 @@
+// What all kinds of index share: rows are added, the index is built once, then searched or written out.
+// A kind supplies how it builds its structure, searches it, and which parameters and sections it keeps.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/matrix.hpp"
+#include "core/metric.hpp"
+#include "core/nearest.hpp"
+#include "core/parallel.hpp"
+#include "core/rows.hpp"
+#include "file/format.hpp"
+
+namespace constann {
+
+struct SearchRequest {
+    Matrix queries;
+    std::size_t k;
+    std::optional<std::uint64_t> effort;
+    unsigned threads;
+};
+
+class Index {
+  public:
+    virtual ~Index() = default;
+    Index(const Index&) = delete;
+    Index& operator=(const Index&) = delete;
+
+    file::Kind kind() const { return kind_; }
+    Metric metric() const { return metric_; }
+    std::uint32_t dim() const { return dim_; }
+    std::uint64_t size() const { return rows_.size(); }
+    std::uint64_t seed() const { return seed_; }
+    bool built() const { return built_.load(std::memory_order_acquire); }
+
+    // Adds rows; all or, where one is bad, none. Throws std::invalid_argument.
+    void add(const Matrix& vectors);
+
+    // Builds; the result does not depend on `threads`.
+    void build(unsigned threads, std::uint64_t seed, const Watch& watch);
+
+    // Writes k ids and distances for each query, nearest first, by (distance, row).
+    void search(const SearchRequest& request, const Watch& watch, std::span<std::int64_t> ids,
+                std::span<float> distances) const;
+
+    // What the file of this built index holds. The contents stay valid as long as the index.
+    file::Header header() const;
+    std::vector<file::Content> contents() const;
+
+  protected:
+    Index(file::Kind kind, std::uint32_t dim, Metric metric);
+
+    // Takes over the rows of an opened file, which `memory` keeps alive.
+    void open_rows(const file::Header& header, std::span<const std::byte> file,
+                   std::shared_ptr<const void> memory);
+
+    // One thread's part of a search: its buffers, reused from query to query.
+    class Searcher {
+      public:
+        virtual ~Searcher() = default;
+        // Offers each of `queries` (canonical padded rows) what it finds, to the set of the same number.
+        virtual void search(const RowsView& queries, std::span<NearestRows> nearest) = 0;
+    };
+
+    virtual void build_structure(unsigned threads, const Watch& watch) = 0;
+    virtual std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const = 0;
+    virtual std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const = 0;
+    virtual std::vector<file::Parameter> parameters() const = 0;
+    virtual std::vector<file::Content> structure() const = 0;
+
+    const RowsView& rows() const { return rows_; }
+
+  private:
+    void check_built() const;
+    Floats read_queries(const Matrix& queries) const;
+
+    file::Kind kind_;
+    Metric metric_;
+    std::uint32_t dim_;
+    std::uint64_t seed_ = 0;
+    std::mutex changing_;  // add() and build() from several threads come one after another
+    std::atomic<bool> built_{false};
+    Floats own_rows_;
+    std::shared_ptr<const void> memory_;
+    RowsView rows_;
+};
+
+// Opens any kind of index over the bytes of a whole file. Throws file::FormatError.
+std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory);
+
+}  // namespace constann

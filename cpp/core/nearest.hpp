@@ -1,0 +1,52 @@
+// Keeps the k nearest rows offered to it, by (distance, row): the same ones whatever the order of the offers.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <vector>
+
+#include "core/ordered.hpp"
+
+namespace constann {
+
+class NearestRows {
+  public:
+    // Empties it, to hold at most `k` rows.
+    void reset(std::size_t k) {
+        k_ = k;
+        keys_.clear();
+    }
+
+    // No row may be offered twice.
+    void offer(float distance, std::uint32_t row) {
+        const std::uint64_t key = sort_key(distance, row);
+        if (keys_.size() < k_) {
+            keys_.push_back(key);
+            std::push_heap(keys_.begin(), keys_.end());
+        } else if (key < keys_.front()) {
+            std::pop_heap(keys_.begin(), keys_.end());
+            keys_.back() = key;
+            std::push_heap(keys_.begin(), keys_.end());
+        }
+    }
+
+    // Writes ids and distances, nearest first; what is left over becomes -1 and +inf. Empties the set.
+    void write(std::span<std::int64_t> ids, std::span<float> distances) {
+        std::sort(keys_.begin(), keys_.end());
+        for (std::size_t i = 0; i < ids.size(); ++i) {
+            const bool real = i < keys_.size();
+            ids[i] = real ? static_cast<std::int64_t>(keys_[i] & 0xffffffffu) : -1;
+            distances[i] = real ? from_ordered_bits(static_cast<std::uint32_t>(keys_[i] >> 32))
+                                : std::numeric_limits<float>::infinity();
+        }
+        keys_.clear();
+    }
+
+  private:
+    std::size_t k_ = 0;
+    std::vector<std::uint64_t> keys_;
+};
+
+}  // namespace constann

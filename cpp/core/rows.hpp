@@ -1,0 +1,60 @@
+// Padded float32 rows in memory: how they are owned (zeroed, aligned) and how they are looked at (unaligned).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <span>
+#include <vector>
+
+#include "kernels/kernel_table.hpp"
+
+namespace constann {
+
+inline constexpr std::uint32_t kMaxDim = 65536;
+inline constexpr std::uint64_t kMaxRows = 0xfffffffe;  // row numbers are 32 bits; the largest is kept free
+
+// The length of a row in floats, zero-padded to whole groups of lanes.
+constexpr std::size_t padded_length(std::uint32_t dim) {
+    return (dim + kernels::kLanes - 1) / kernels::kLanes * kernels::kLanes;
+}
+
+// Cache-line alignment, for speed alone: nothing may rely on it, as mapped rows do not have it.
+template <class T>
+struct CacheAligned {
+    using value_type = T;
+    CacheAligned() = default;
+    template <class U>
+    CacheAligned(const CacheAligned<U>&) noexcept {}
+    T* allocate(std::size_t n) {
+        if (n > PTRDIFF_MAX / sizeof(T)) throw std::bad_array_new_length();
+        return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64}));
+    }
+    void deallocate(T* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }
+    bool operator==(const CacheAligned&) const = default;
+};
+
+using Floats = std::vector<float, CacheAligned<float>>;
+
+// A table of padded rows somewhere in memory: its own or a mapped file's.
+class RowsView {
+  public:
+    RowsView() = default;
+    RowsView(std::span<const std::byte> bytes, std::size_t floats)
+        : bytes_(bytes), floats_(floats), count_(floats == 0 ? 0 : bytes.size() / (floats * sizeof(float))) {}
+    RowsView(const Floats& values, std::size_t floats) : RowsView(std::as_bytes(std::span(values)), floats) {}
+
+    std::uint64_t size() const { return count_; }
+    std::size_t floats() const { return floats_; }
+    const std::byte* operator[](std::uint64_t row) const {
+        return bytes_.data() + row * floats_ * sizeof(float);
+    }
+    std::span<const std::byte> bytes() const { return bytes_; }
+
+  private:
+    std::span<const std::byte> bytes_;
+    std::size_t floats_ = 0;
+    std::uint64_t count_ = 0;
+};
+
+}  // namespace constann

@@ -1,0 +1,24 @@
+// The exact index: every query is compared with every row. The reference for recall, and for every other
+// kind.
+#pragma once
+
+#include "core/index.hpp"
+
+namespace constann {
+
+class Exact final : public Index {
+  public:
+    Exact(std::uint32_t dim, Metric metric) : Index(file::Kind::exact, dim, metric) {}
+
+    static std::unique_ptr<Exact> open(const file::Header& header, std::span<const std::byte> file,
+                                       std::shared_ptr<const void> memory);
+
+  private:
+    void build_structure(unsigned, const Watch&) override {}
+    std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const override;
+    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
+    std::vector<file::Parameter> parameters() const override { return {}; }
+    std::vector<file::Content> structure() const override { return {}; }
+};
+
+}  // namespace constann

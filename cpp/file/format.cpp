@@ -1,0 +1,263 @@
+// See format.hpp.
+#include "file/format.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "file/little_endian.hpp"
+
+namespace constann::file {
+namespace {
+
+constexpr std::array<char, 8> kMagic = {'C', 'O', 'N', 'S', 'T', 'A', 'N', 'N'};
+constexpr std::size_t kFixedLength = 80;
+constexpr std::size_t kParameterLength = 16;
+constexpr std::size_t kSectionLength = 24 + kDigestLength;
+constexpr std::uint32_t kMaxParameters = 64;
+constexpr std::uint32_t kMaxSections = 64;
+
+std::uint64_t aligned(std::uint64_t offset) {
+    return (offset + kSectionAlignment - 1) / kSectionAlignment * kSectionAlignment;
+}
+
+class Writer {
+  public:
+    template <class T>
+    void number(T value) {
+        const auto* from = reinterpret_cast<const std::byte*>(&value);
+        bytes_.insert(bytes_.end(), from, from + sizeof value);
+    }
+    void raw(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
+    std::vector<std::byte> take() { return std::move(bytes_); }
+
+  private:
+    std::vector<std::byte> bytes_;
+};
+
+// Reads fields one after another; past the end is an error, not a read.
+class Reader {
+  public:
+    explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+    template <class T>
+    T number() {
+        return load<T>(take(sizeof(T)).data());
+    }
+    std::span<const std::byte> take(std::size_t length) {
+        if (bytes_.size() - at_ < length)
+            throw FormatError("the file ends inside its header: it is truncated");
+        at_ += length;
+        return bytes_.subspan(at_ - length, length);
+    }
+
+  private:
+    std::span<const std::byte> bytes_;
+    std::size_t at_ = 0;
+};
+
+[[noreturn]] void refuse(const std::string& what, std::uint64_t value) {
+    throw FormatError(what + " " + std::to_string(value));
+}
+
+template <class T>
+T expect(Reader& reader, T expected, const char* complaint) {
+    const T value = reader.number<T>();
+    if (value != expected) refuse(complaint, value);
+    return value;
+}
+
+void read_magic_and_revisions(Reader& reader) {
+    const auto magic = reader.take(kMagic.size());
+    if (std::memcmp(magic.data(), kMagic.data(), kMagic.size()) != 0) {
+        throw FormatError("this is not a Constann index: it does not begin with \"CONSTANN\"");
+    }
+    expect(reader, kFormatVersion, "this version of constann cannot read format version");
+    expect(reader, kArithmeticRevision, "this version of constann does not know arithmetic revision");
+    reader.number<std::uint32_t>();  // the builder revision says who made the bytes, not how to read them
+    expect(reader, std::uint32_t{0}, "the header has unknown flags:");
+}
+
+void read_shape(Reader& reader, Header& header) {
+    const auto kind = reader.number<std::uint32_t>();
+    if (kind != static_cast<std::uint32_t>(Kind::exact) && kind != static_cast<std::uint32_t>(Kind::forest)) {
+        refuse("this version of constann does not know index kind", kind);
+    }
+    header.kind = static_cast<Kind>(kind);
+    const auto metric = reader.number<std::uint32_t>();
+    if (metric != static_cast<std::uint32_t>(Metric::cosine) &&
+        metric != static_cast<std::uint32_t>(Metric::euclidean)) {
+        refuse("this version of constann does not know metric", metric);
+    }
+    header.metric = static_cast<Metric>(metric);
+    expect(reader, static_cast<std::uint32_t>(VectorType::float32),
+           "this version of constann does not know vector type");
+    expect(reader, static_cast<std::uint32_t>(IdKind::rows),
+           "this version of constann does not know id kind");
+    header.dim = reader.number<std::uint32_t>();
+    if (header.dim < 1 || header.dim > kMaxDim) refuse("the header gives an impossible dim:", header.dim);
+    const auto stride = static_cast<std::uint32_t>(padded_length(header.dim) * sizeof(float));
+    expect(reader, stride, "the header's row stride does not fit its dim:");
+    header.rows = reader.number<std::uint64_t>();
+    if (header.rows < 1 || header.rows > kMaxRows)
+        refuse("the header gives an impossible number of rows:", header.rows);
+    header.seed = reader.number<std::uint64_t>();
+}
+
+void read_parameters(Reader& reader, Header& header, std::uint32_t count) {
+    for (std::uint32_t i = 0; i < count; ++i) {
+        const auto tag = static_cast<ParameterTag>(reader.number<std::uint32_t>());
+        expect(reader, std::uint32_t{0}, "a parameter has unknown flags:");
+        header.parameters.push_back({tag, reader.number<std::uint64_t>()});
+    }
+}
+
+// Sections lie in order, aligned and next to each other, so that every byte of the file is accounted for.
+void read_sections(Reader& reader, Header& header, std::uint32_t count, std::uint64_t total) {
+    std::uint64_t end = header_length(header) + count * kSectionLength + kDigestLength;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        Section section{};
+        section.tag = static_cast<SectionTag>(reader.number<std::uint32_t>());
+        expect(reader, std::uint32_t{0}, "a section has unknown flags:");
+        section.offset = reader.number<std::uint64_t>();
+        section.length = reader.number<std::uint64_t>();
+        const auto digest = reader.take(kDigestLength);
+        std::copy(digest.begin(), digest.end(), section.digest.begin());
+        if (section.offset != aligned(end) || section.offset > total ||
+            section.length > total - section.offset) {
+            throw FormatError(std::string("section ") + name_of(section.tag) + " does not lie where it must");
+        }
+        end = section.offset + section.length;
+        header.sections.push_back(section);
+    }
+    if (end != total) throw FormatError("the sections do not fill the file");
+}
+
+}  // namespace
+
+void place_sections(Header& header, std::span<const Content> contents) {
+    header.sections.assign(contents.size(), Section{});
+    std::uint64_t end = header_length(header) + kDigestLength;
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+        header.sections[i] = {contents[i].tag, aligned(end), contents[i].bytes.size(), {}};
+        end = header.sections[i].offset + header.sections[i].length;
+    }
+}
+
+std::size_t header_length(const Header& header) {
+    return kFixedLength + header.parameters.size() * kParameterLength +
+           header.sections.size() * kSectionLength;
+}
+
+std::uint64_t file_length(const Header& header) {
+    return header.sections.back().offset + header.sections.back().length;
+}
+
+std::vector<std::byte> encode(const Header& header) {
+    Writer out;
+    out.raw(std::as_bytes(std::span(kMagic)));
+    out.number(kFormatVersion);
+    out.number(kArithmeticRevision);
+    out.number(kBuilderRevision);
+    out.number(std::uint32_t{0});  // flags
+    out.number(static_cast<std::uint32_t>(header.kind));
+    out.number(static_cast<std::uint32_t>(header.metric));
+    out.number(static_cast<std::uint32_t>(VectorType::float32));
+    out.number(static_cast<std::uint32_t>(IdKind::rows));
+    out.number(header.dim);
+    out.number(static_cast<std::uint32_t>(padded_length(header.dim) * sizeof(float)));
+    out.number(header.rows);
+    out.number(header.seed);
+    out.number(file_length(header));
+    out.number(static_cast<std::uint32_t>(header.parameters.size()));
+    out.number(static_cast<std::uint32_t>(header.sections.size()));
+    for (const Parameter& parameter : header.parameters) {
+        out.number(static_cast<std::uint32_t>(parameter.tag));
+        out.number(std::uint32_t{0});
+        out.number(parameter.value);
+    }
+    for (const Section& section : header.sections) {
+        out.number(static_cast<std::uint32_t>(section.tag));
+        out.number(std::uint32_t{0});
+        out.number(section.offset);
+        out.number(section.length);
+        out.raw(section.digest);
+    }
+    return out.take();
+}
+
+Header parse(std::span<const std::byte> file) {
+    Reader reader(file);
+    Header header{};
+    read_magic_and_revisions(reader);
+    read_shape(reader, header);
+    const auto total = reader.number<std::uint64_t>();
+    if (total != file.size()) {
+        throw FormatError("the file has " + std::to_string(file.size()) + " bytes, its header says " +
+                          std::to_string(total) + ": it is truncated or was added to");
+    }
+    const auto parameters = reader.number<std::uint32_t>();
+    const auto sections = reader.number<std::uint32_t>();
+    if (parameters > kMaxParameters)
+        refuse("the header gives an impossible number of parameters:", parameters);
+    if (sections < 1 || sections > kMaxSections)
+        refuse("the header gives an impossible number of sections:", sections);
+    read_parameters(reader, header, parameters);
+    read_sections(reader, header, sections, total);
+    reader.take(0);
+    return header;
+}
+
+std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag) {
+    const Section* found = nullptr;
+    for (const Section& section : header.sections) {
+        if (section.tag != tag) continue;
+        if (found) throw FormatError(std::string("section ") + name_of(tag) + " is there twice");
+        found = &section;
+    }
+    if (!found) throw FormatError(std::string("section ") + name_of(tag) + " is missing");
+    return file.subspan(found->offset, found->length);
+}
+
+std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag,
+                                   std::uint64_t length) {
+    const auto bytes = section(header, file, tag);
+    if (bytes.size() != length) {
+        throw FormatError(std::string("section ") + name_of(tag) + " has " + std::to_string(bytes.size()) +
+                          " bytes, not " + std::to_string(length));
+    }
+    return bytes;
+}
+
+std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most) {
+    const auto found = std::find_if(header.parameters.begin(), header.parameters.end(),
+                                    [tag](const Parameter& parameter) { return parameter.tag == tag; });
+    if (found == header.parameters.end())
+        refuse("the header lacks parameter", static_cast<std::uint32_t>(tag));
+    if (found->value < least || found->value > most) {
+        refuse("the header gives parameter " + std::to_string(static_cast<std::uint32_t>(tag)) +
+                   " an impossible value:",
+               found->value);
+    }
+    return found->value;
+}
+
+const char* name_of(SectionTag tag) {
+    switch (tag) {
+        case SectionTag::rows:
+            return "rows";
+        case SectionTag::tree_roots:
+            return "tree_roots";
+        case SectionTag::split_children:
+            return "split_children";
+        case SectionTag::split_offsets:
+            return "split_offsets";
+        case SectionTag::split_planes:
+            return "split_planes";
+        case SectionTag::leaf_bounds:
+            return "leaf_bounds";
+        case SectionTag::leaf_rows:
+            return "leaf_rows";
+    }
+    return "of unknown tag";
+}
+
+}  // namespace constann::file

@@ -1,0 +1,17 @@
+# Fails where a kernel object has a weak symbol: the linker may keep that copy, built for a newer CPU, for every caller.
+# cmake -DNM=nm -DOBJECT=file.o -DSET=name -P check_symbols.cmake
+if(NOT NM)
+  message(FATAL_ERROR "kernel objects must be checked for weak symbols, and no `nm` was found: install binutils")
+endif()
+execute_process(COMMAND ${NM} ${OBJECT} OUTPUT_VARIABLE symbols RESULT_VARIABLE status ERROR_VARIABLE problem)
+if(NOT status EQUAL 0)
+  message(FATAL_ERROR "${NM} cannot read ${OBJECT}: ${problem}")
+endif()
+if(NOT symbols MATCHES "5table")
+  message(FATAL_ERROR "${OBJECT} of ${SET} does not hold the kernel table: this is not a kernel object")
+endif()
+string(REGEX MATCHALL "[^\n]* [VvWwui] [^\n]*" weak "${symbols}")
+if(weak)
+  list(JOIN weak "\n  " weak)
+  message(FATAL_ERROR "${SET}: weak symbols in a kernel object could carry its instructions to any CPU:\n  ${weak}")
+endif()

@@ -1,0 +1,101 @@
+// See cpu_features.hpp. Everything is read anew at each call: no static state, no static initialiser.
+#include "kernels/cpu_features.hpp"
+
+#include <algorithm>
+#include <cstdint>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace constann::kernels {
+
+#if defined(__x86_64__)
+namespace {
+
+enum Register { kEbx, kEcx, kEdx };
+enum SavedState : std::uint64_t { kNone = 0, kAvx = 0x06, kAvx512 = 0xe6 };
+
+struct Feature {
+    const char* name;
+    unsigned leaf;
+    Register reg;
+    int bit;
+    SavedState state;
+};
+
+constexpr Feature kFeatures[] = {
+    {"sse2", 1, kEdx, 26, kNone},
+    {"sse3", 1, kEcx, 0, kNone},
+    {"ssse3", 1, kEcx, 9, kNone},
+    {"fma", 1, kEcx, 12, kAvx},
+    {"sse4_1", 1, kEcx, 19, kNone},
+    {"sse4_2", 1, kEcx, 20, kNone},
+    {"popcnt", 1, kEcx, 23, kNone},
+    {"avx", 1, kEcx, 28, kAvx},
+    {"f16c", 1, kEcx, 29, kAvx},
+    {"bmi1", 7, kEbx, 3, kNone},
+    {"avx2", 7, kEbx, 5, kAvx},
+    {"bmi2", 7, kEbx, 8, kNone},
+    {"avx512f", 7, kEbx, 16, kAvx512},
+    {"avx512dq", 7, kEbx, 17, kAvx512},
+    {"avx512bw", 7, kEbx, 30, kAvx512},
+    {"avx512vl", 7, kEbx, 31, kAvx512},
+    {"avx512_vnni", 7, kEcx, 11, kAvx512},
+    {"avx512_vpopcntdq", 7, kEcx, 14, kAvx512},
+};
+
+// Which register files the operating system saves on a switch (XCR0); 0 where it uses no XSAVE.
+std::uint64_t saved_registers() {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & (1u << 27))) return 0;
+    std::uint32_t low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (static_cast<std::uint64_t>(high) << 32) | low;
+}
+
+}  // namespace
+
+std::vector<std::string> cpu_features() {
+    const std::uint64_t saved = saved_registers();
+    std::vector<std::string> found;
+    for (const Feature& feature : kFeatures) {
+        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+        if (!__get_cpuid_count(feature.leaf, 0, &eax, &ebx, &ecx, &edx)) continue;
+        const unsigned value = feature.reg == kEbx ? ebx : feature.reg == kEcx ? ecx : edx;
+        const bool usable = (saved & feature.state) == feature.state;
+        if (usable && ((value >> feature.bit) & 1u)) found.emplace_back(feature.name);
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+#elif defined(__aarch64__) && defined(__linux__)
+
+std::vector<std::string> cpu_features() {
+    struct Feature {
+        const char* name;
+        int bit;  // of AT_HWCAP, from Linux's arch/arm64 user interface
+    };
+    constexpr Feature kFeatures[] = {{"fp", 0},       {"asimd", 1},    {"atomics", 8}, {"fphp", 9},
+                                     {"asimdhp", 10}, {"asimddp", 20}, {"sve", 22},    {"asimdfhm", 23}};
+    const unsigned long capabilities = getauxval(AT_HWCAP);
+    std::vector<std::string> found;
+    for (const Feature& feature : kFeatures) {
+        if ((capabilities >> feature.bit) & 1ul) found.emplace_back(feature.name);
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+#else
+
+std::vector<std::string> cpu_features() {
+    return {"asimd", "fp"};
+}  // what every 64-bit Arm CPU has
+
+#endif
+
+}  // namespace constann::kernels

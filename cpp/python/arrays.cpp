@@ -1,0 +1,89 @@
+// See arrays.hpp.
+#include "python/arrays.hpp"
+
+#include <string>
+
+namespace py = pybind11;
+
+namespace constann::python {
+namespace {
+
+ElementType element_type(const py::dtype& type, const char* what) {
+    const char order = type.byteorder();
+    if (order == '=' || order == '|' || order == '<') {
+        switch (type.kind()) {
+            case 'f':
+                if (type.itemsize() == 2) return ElementType::float16;
+                if (type.itemsize() == 4) return ElementType::float32;
+                if (type.itemsize() == 8) return ElementType::float64;
+                break;
+            case 'i':
+                if (type.itemsize() == 1) return ElementType::int8;
+                if (type.itemsize() == 2) return ElementType::int16;
+                break;
+            case 'u':
+                if (type.itemsize() == 1) return ElementType::uint8;
+                if (type.itemsize() == 2) return ElementType::uint16;
+                break;
+            default:
+                break;
+        }
+    }
+    throw py::type_error(
+        std::string(what) + " have dtype " + py::str(type).cast<std::string>() +
+        "; accepted are float16, float32, float64, int8, uint8, int16 and uint16 in the machine's "
+        "byte order: convert with .astype(\"float32\")");
+}
+
+std::string shape_of(const py::array& array) {
+    return py::str(array.attr("shape")).cast<std::string>();
+}
+
+}  // namespace
+
+Array rows_of(const py::object& object, const char* what, bool one_row_may_be_flat) {
+    py::array array = py::array::ensure(object);
+    if (!array) {
+        PyErr_Clear();
+        throw py::type_error(std::string(what) + " must be a numpy array or what numpy can make one of");
+    }
+    const bool flat = array.ndim() == 1 && one_row_may_be_flat;
+    if (array.ndim() != 2 && !flat) {
+        throw py::value_error(std::string(what) + " must have shape (n, dim)" +
+                              (one_row_may_be_flat ? " or (dim,)" : "") + ", not " + shape_of(array));
+    }
+    const ElementType type = element_type(array.dtype(), what);
+    const int last = flat ? 0 : 1;
+    Matrix matrix{static_cast<const std::byte*>(array.data()),
+                  type,
+                  flat ? 1u : static_cast<std::uint64_t>(array.shape(0)),
+                  static_cast<std::uint64_t>(array.shape(last)),
+                  flat ? 0 : array.strides(0),
+                  array.strides(last)};
+    return {std::move(array), matrix};
+}
+
+std::uint64_t unsigned_of(const py::object& object, const char* what, std::uint64_t least) {
+    const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
+    if (!number) {
+        PyErr_Clear();
+        throw py::type_error(std::string(what) + " must be an integer, not " +
+                             py::str(py::type::handle_of(object).attr("__name__")).cast<std::string>());
+    }
+    const std::uint64_t value = PyLong_AsUnsignedLongLong(number.ptr());
+    const bool outside = PyErr_Occurred() != nullptr;
+    if (outside) PyErr_Clear();
+    if (outside || value < least) {
+        throw py::value_error(std::string(what) + " must be " + std::to_string(least) + " to 2^64 - 1, not " +
+                              py::str(number).cast<std::string>());
+    }
+    return value;
+}
+
+std::optional<std::uint64_t> optional_unsigned_of(const py::object& object, const char* what,
+                                                  std::uint64_t least) {
+    if (object.is_none()) return std::nullopt;
+    return unsigned_of(object, what, least);
+}
+
+}  // namespace constann::python

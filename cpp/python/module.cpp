@@ -1,0 +1,302 @@
+// The extension module constann._core: thin bindings of the core. It opens no file and prints nothing; the
+// package around it (python/constann) does. `search` is called by users as it stands here, with no Python
+// frame between.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "exact/exact.hpp"
+#include "forest/forest.hpp"
+#include "kernels/cpu_features.hpp"
+#include "kernels/dispatch.hpp"
+#include "kernels/floating_point.hpp"
+#include "python/arrays.hpp"
+
+namespace py = pybind11;
+
+namespace constann::python {
+namespace {
+
+Metric metric_of(const std::string& name) {
+    if (name == "cosine") return Metric::cosine;
+    if (name == "euclidean") return Metric::euclidean;
+    if (name == "manhattan" || name == "dot" || name == "hamming") {
+        PyErr_SetString(PyExc_NotImplementedError, ("the metric '" + name + "' is not built yet").c_str());
+        throw py::error_already_set();
+    }
+    throw py::value_error("there is no metric '" + name + "': use 'cosine' or 'euclidean'");
+}
+
+const char* name_of(Metric metric) {
+    return metric == Metric::cosine ? "cosine" : "euclidean";
+}
+
+void not_built_yet(const py::object& given, const char* what) {
+    if (given.is_none()) return;
+    PyErr_SetString(PyExc_NotImplementedError, (std::string(what) + " is not built yet").c_str());
+    throw py::error_already_set();
+}
+
+// None means the CPUs this process may use, which the package knows (processors.py).
+unsigned threads_of(const py::object& threads) {
+    const std::uint64_t wanted =
+        threads.is_none() ? unsigned_of(py::module_::import("constann.processors").attr("available")(),
+                                        "available processors", 1)
+                          : unsigned_of(threads, "threads", 1);
+    return static_cast<unsigned>(std::min<std::uint64_t>(wanted, 4096));
+}
+
+// Looks for Ctrl-C, and tells `progress` (a callable or None) how far the work is.
+Watch watch_for(const py::object& progress) {
+    return [callback = py::handle(progress)](std::uint64_t done, std::uint64_t total) {
+        const py::gil_scoped_acquire gil;
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (!callback.is_none()) callback(done, total);
+    };
+}
+
+void add(Index& index, const py::object& vectors, const py::object& ids) {
+    not_built_yet(ids, "ids");
+    const Array rows = rows_of(vectors, "vectors", false);
+    const py::gil_scoped_release release;
+    index.add(rows.matrix);
+}
+
+void build(Index& index, const py::object& threads, const py::object& seed, const py::object& progress) {
+    const unsigned thread_count = threads_of(threads);
+    const std::uint64_t seed_value = unsigned_of(seed, "seed", 0);
+    const Watch watch = watch_for(progress);
+    const py::gil_scoped_release release;
+    index.build(thread_count, seed_value, watch);
+}
+
+py::tuple search(const Index& index, const py::object& queries, const py::object& k, const py::object& effort,
+                 const py::object& threads, const py::object& allowed, const py::object& exclude) {
+    not_built_yet(allowed, "allowed");
+    not_built_yet(exclude, "exclude");
+    const std::uint64_t wanted = unsigned_of(k, "k", 1);
+    const Array array = rows_of(queries, "queries", true);
+    const std::uint64_t count = array.matrix.rows;
+    const unsigned thread_count = threads.is_none() && count <= 1 ? 1 : threads_of(threads);
+    if (wanted > static_cast<std::uint64_t>(PY_SSIZE_T_MAX) / 8 / std::max<std::uint64_t>(count, 1)) {
+        throw py::value_error("k is too large: " + std::to_string(wanted));
+    }
+    py::array_t<std::int64_t> ids({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(wanted)});
+    py::array_t<float> distances({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(wanted)});
+    const SearchRequest request{array.matrix, wanted, optional_unsigned_of(effort, "effort", 1),
+                                thread_count};
+    const std::span<std::int64_t> id_span(ids.mutable_data(), static_cast<std::size_t>(ids.size()));
+    const std::span<float> distance_span(distances.mutable_data(),
+                                         static_cast<std::size_t>(distances.size()));
+    {
+        const Watch watch = watch_for(py::none());
+        const py::gil_scoped_release release;
+        index.search(request, watch, id_span, distance_span);
+    }
+    return py::make_tuple(std::move(ids), std::move(distances));
+}
+
+// The sections a file of this index holds, as (name, bytes without a copy), in the order of the file.
+py::list contents(const py::object& self) {
+    py::list all;
+    for (const file::Content& content : self.cast<const Index&>().contents()) {
+        const auto bytes = py::memoryview::from_memory(static_cast<const void*>(content.bytes.data()),
+                                                       static_cast<py::ssize_t>(content.bytes.size()));
+        all.append(py::make_tuple(file::name_of(content.tag), bytes));
+    }
+    return all;
+}
+
+// The offset of each section, and the header's bytes with the sections' digests filled in.
+py::tuple encode_header(const Index& index, const std::vector<std::string>& digests) {
+    file::Header header = index.header();
+    if (digests.size() != header.sections.size())
+        throw py::value_error("one digest is needed for each section");
+    std::vector<std::uint64_t> offsets;
+    for (std::size_t i = 0; i < digests.size(); ++i) {
+        if (digests[i].size() != file::kDigestLength) throw py::value_error("a digest has 32 bytes");
+        std::memcpy(header.sections[i].digest.data(), digests[i].data(), file::kDigestLength);
+        offsets.push_back(header.sections[i].offset);
+    }
+    const std::vector<std::byte> bytes = file::encode(header);
+    return py::make_tuple(offsets, py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+}
+
+std::span<const std::byte> bytes_of(const py::buffer_info& info) {
+    return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)};
+}
+
+// The header's length, and (name, offset, length, digest) of each section.
+py::tuple inspect(const py::buffer& buffer) {
+    const py::buffer_info info = buffer.request();
+    const file::Header header = file::parse(bytes_of(info));
+    py::list sections;
+    for (const file::Section& section : header.sections) {
+        sections.append(py::make_tuple(
+            file::name_of(section.tag), section.offset, section.length,
+            py::bytes(reinterpret_cast<const char*>(section.digest.data()), section.digest.size())));
+    }
+    return py::make_tuple(file::header_length(header), header.kind == file::Kind::exact ? "exact" : "forest",
+                          sections);
+}
+
+// Opens the index in `buffer`, which stays alive and exported as long as the index does.
+template <class Kind>
+std::unique_ptr<Kind> open_kind(const py::buffer& buffer) {
+    std::shared_ptr<const py::buffer_info> info(new py::buffer_info(buffer.request()),
+                                                [](const py::buffer_info* held) {
+                                                    const py::gil_scoped_acquire gil;
+                                                    delete held;
+                                                });
+    std::unique_ptr<Index> index = constann::open(bytes_of(*info), info);
+    if (dynamic_cast<Kind*>(index.get()) == nullptr)
+        throw file::FormatError("the file holds another kind of index");
+    return std::unique_ptr<Kind>(static_cast<Kind*>(index.release()));
+}
+
+py::list implementations() {
+    py::list all;
+    for (const kernels::Implementation& implementation : kernels::implementations()) {
+        if (kernels::supported(implementation)) {
+            all.append(py::make_tuple(implementation.table->name, implementation.description));
+        }
+    }
+    return all;
+}
+
+// The raw answers of one kernel, for known-answer tests: float32 rows whose length is a multiple of 16.
+py::array_t<float> kernel_answers(const std::string& kernels, const std::string& function,
+                                  const py::array_t<float, py::array::c_style>& query,
+                                  const py::array_t<float, py::array::c_style>& rows, bool many) {
+    const kernels::KernelTable& table = kernels::named(kernels);
+    const bool product = function == "inner_product";
+    if (!product && function != "squared_euclidean")
+        throw py::value_error("there is no kernel '" + function + "'");
+    if (query.ndim() != 1 || rows.ndim() != 2 || rows.shape(1) != query.shape(0) ||
+        query.shape(0) % 16 != 0) {
+        throw py::value_error("query (floats,) and rows (n, floats), floats a multiple of 16");
+    }
+    const auto floats = static_cast<std::size_t>(query.shape(0));
+    const auto* query_bytes = reinterpret_cast<const std::byte*>(query.data());
+    const RowsView view(
+        {reinterpret_cast<const std::byte*>(rows.data()), static_cast<std::size_t>(rows.nbytes())}, floats);
+    py::array_t<float> results(rows.shape(0));
+    float* out = results.mutable_data();
+    std::vector<const std::byte*> addresses;
+    for (py::ssize_t i = 0; i < rows.shape(0); ++i) addresses.push_back(view[static_cast<std::uint64_t>(i)]);
+    kernels::with_canonical_floating_point([&] {
+        if (many) {
+            const auto kernel = product ? table.inner_product_many : table.squared_euclidean_many;
+            kernel(query_bytes, addresses.data(), addresses.size(), floats, out);
+        } else {
+            const auto kernel = product ? table.inner_product : table.squared_euclidean;
+            for (std::size_t i = 0; i < addresses.size(); ++i)
+                out[i] = kernel(query_bytes, addresses[i], floats);
+        }
+    });
+    return results;
+}
+
+constexpr const char* kSearchDoc = R"(Find the k nearest rows of each query.
+
+Parameters
+----------
+queries : array, shape (q, dim) or (dim,)
+    float16, float32, float64, int8, uint8, int16 or uint16, any strides.
+k : int
+    Neighbours wanted, at least 1.
+effort : int, optional
+    Trades time for recall, in the kind's own unit: for a forest the candidates gathered before they are
+    scored (at least k; the index's own default is stored in it). An exact index takes none.
+threads : int, optional
+    At most so many threads; None means the CPUs this process may use. The answer does not depend on it.
+allowed, exclude
+    Not built yet.
+
+Returns
+-------
+ids : int64 array, shape (q, k)
+    Row numbers, nearest first; equal distances come in the order of rows. Padded with -1.
+distances : float32 array, shape (q, k)
+    Padded with +inf.
+
+Raises
+------
+ValueError
+    The index is not built, k or effort is below 1, the shape does not fit, or a query holds NaN or infinity
+    (named by row and column).
+TypeError
+    The dtype is not accepted.
+FileFormatError
+    The index was opened from a damaged file.
+)";
+
+void bind_kernels(py::module_& module) {
+    module.def("kernel_implementations", &implementations);
+    module.def("kernel_in_use", [] { return std::string(kernels::active().name); });
+    module.def("use_kernels", [](const std::string& name) { kernels::use(name); });
+    module.def("use_fastest_kernels", &kernels::use_fastest);
+    module.def("cpu_features", &kernels::cpu_features);
+    module.def("kernel_answers", &kernel_answers, py::arg("kernels"), py::arg("function"),
+               py::arg("query").noconvert(), py::arg("rows").noconvert(), py::arg("many"));
+}
+
+void bind_indexes(py::module_& module) {
+    py::class_<Index>(module, "Index")
+        .def("_add", &add, py::arg("vectors"), py::arg("ids"))
+        .def("_build", &build, py::arg("threads"), py::arg("seed"), py::arg("progress"))
+        .def("search", &search, py::arg("queries"), py::arg("k") = 10, py::arg("effort") = py::none(),
+             py::arg("threads") = py::none(), py::arg("allowed") = py::none(),
+             py::arg("exclude") = py::none(), kSearchDoc)
+        .def("_contents", &contents)
+        .def("_encode_header", &encode_header, py::arg("digests"))
+        .def("__len__", &Index::size)
+        .def_property_readonly("dim", &Index::dim, "Elements of a vector.")
+        .def_property_readonly(
+            "metric", [](const Index& index) { return name_of(index.metric()); }, "Name of the metric.")
+        .def_property_readonly("seed", &Index::seed, "Seed of the build.")
+        .def_property_readonly("built", &Index::built, "Whether build() is done.");
+    py::class_<Exact, Index>(module, "Exact")
+        .def(py::init([](const py::object& dim, const std::string& metric) {
+                 const std::uint64_t size = std::min<std::uint64_t>(unsigned_of(dim, "dim", 1), UINT32_MAX);
+                 return std::make_unique<Exact>(static_cast<std::uint32_t>(size), metric_of(metric));
+             }),
+             py::arg("dim"), py::arg("metric"))
+        .def(py::init(&open_kind<Exact>), py::arg("buffer"));
+    py::class_<Forest, Index>(module, "Forest")
+        .def(py::init([](const py::object& dim, const std::string& metric, const py::object& trees,
+                         const py::object& effort) {
+                 const std::uint64_t size = std::min<std::uint64_t>(unsigned_of(dim, "dim", 1), UINT32_MAX);
+                 return std::make_unique<Forest>(static_cast<std::uint32_t>(size), metric_of(metric),
+                                                 optional_unsigned_of(trees, "trees", 1),
+                                                 optional_unsigned_of(effort, "effort", 1));
+             }),
+             py::arg("dim"), py::arg("metric"), py::arg("trees"), py::arg("effort"))
+        .def(py::init(&open_kind<Forest>), py::arg("buffer"))
+        .def_property_readonly("trees", &Forest::trees, "Number of trees.")
+        .def_property_readonly("effort", &Forest::effort, "Candidates a search gathers by default.")
+        .def_property_readonly("leaf_capacity", &Forest::capacity, "The most rows a leaf holds.");
+}
+
+}  // namespace
+}  // namespace constann::python
+
+PYBIND11_MODULE(_core, module) {
+    using namespace constann;
+    module.doc() = "The C++ core of constann; use the package, not this module.";
+    py::register_local_exception<file::FormatError>(module, "FileFormatError", PyExc_ValueError);
+    module.def("inspect", &python::inspect, py::arg("buffer"));
+    module.attr("format_version") = file::kFormatVersion;
+    module.attr("arithmetic_revision") = file::kArithmeticRevision;
+    module.attr("builder_revision") = file::kBuilderRevision;
+    module.attr("compiler") = CONSTANN_COMPILER;
+    module.attr("planted_faults") = CONSTANN_PLANTED_FAULTS;
+    python::bind_kernels(module);
+    python::bind_indexes(module);
+}

@@ -1,0 +1,153 @@
+"""Index files: opening by mmap, digests, atomic saving. No number of an index is computed or changed here."""
+
+import contextlib
+import hashlib
+import mmap
+import os
+import secrets
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from constann import _core
+from constann.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from constann.indexes import Index
+
+__all__ = ["HeaderParts", "Path", "header_parts", "open_index", "save", "verify"]
+
+Path = str | os.PathLike[str]
+_DIGEST_LENGTH = 32
+_CHUNK = 1 << 24
+
+
+class HeaderParts(NamedTuple):
+    """The header of an index file as it is written: its bytes, its SHA-256, and where the sections lie."""
+
+    encoded: bytes
+    digest: bytes
+    offsets: list[int]
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest in hex."""
+        return self.digest.hex()
+
+
+def header_parts(index: "Index") -> HeaderParts:
+    """Return the header of a built index, computing the digests of its sections the first time."""
+    if index._parts is None:
+        digests = [hashlib.sha256(content).digest() for _, content in index._contents()]
+        offsets, encoded = index._encode_header(digests)
+        index._parts = HeaderParts(encoded, hashlib.sha256(encoded).digest(), offsets)
+    return index._parts
+
+
+def save(index: "Index", path: Path) -> None:
+    """Write `index` beside `path` and put it there in one step; see `Index.save`."""
+    parts = header_parts(index)
+    path = os.fspath(path)
+    unfinished = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+    try:
+        # Exclusive, and with the permissions any new file of this user gets.
+        with open(unfinished, "xb") as out:
+            _write(index, parts, out)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise
+    _sync_folder(os.path.dirname(path) or ".")
+
+
+def _write(index: "Index", parts: HeaderParts, out: BinaryIO) -> None:
+    out.write(parts.encoded)
+    out.write(parts.digest)
+    for (_, content), offset in zip(index._contents(), parts.offsets, strict=True):
+        out.write(bytes(offset - out.tell()))
+        for start in range(0, len(content), _CHUNK):
+            out.write(content[start : start + _CHUNK])
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the new name itself survive a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def open_index(path: Path, verify: bool = False) -> "Index":
+    """Open an index file by mapping it: at once, and shared with every process that maps it.
+
+    Never change such a file in place; `Index.save` replaces it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    verify : bool
+        Read and check every byte first. Without it the header is checked, and the rest as it is searched.
+
+    Returns
+    -------
+    Index
+        An `Exact` or a `Forest`, as the file says.
+
+    Raises
+    ------
+    FileFormatError
+        It is no index, is truncated or damaged, or needs another version.
+    OSError
+        It cannot be opened (FileNotFoundError where it does not exist).
+    """
+    from constann.indexes import Exact, Forest  # they save through this module
+
+    name = os.fspath(path)
+    try:
+        mapped = _map(name)
+        parts, kind = _checked_header(mapped)
+        if verify:
+            _verify_sections(mapped, parts)
+        index: Index = (Exact if kind == "exact" else Forest).__new__(Exact if kind == "exact" else Forest)
+        (_core.Exact if kind == "exact" else _core.Forest).__init__(index, mapped)  # type: ignore[arg-type]
+    except FileFormatError as error:
+        raise FileFormatError(f"{name}: {error}") from None
+    index._parts = parts
+    return index
+
+
+def verify(path: Path) -> None:
+    """Read a whole index file and check every byte of it; raises as `open_index` does."""
+    open_index(path, verify=True)
+
+
+def _map(name: str) -> mmap.mmap:
+    with open(name, "rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise FileFormatError("the file is empty")
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _checked_header(mapped: mmap.mmap) -> tuple[HeaderParts, str]:
+    length, kind, sections = _core.inspect(mapped)
+    encoded, digest = mapped[:length], mapped[length : length + _DIGEST_LENGTH]
+    if hashlib.sha256(encoded).digest() != digest:
+        raise FileFormatError("the header is damaged: its SHA-256 does not fit")
+    return HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections]), kind
+
+
+def _verify_sections(mapped: mmap.mmap, parts: HeaderParts) -> None:
+    _, _, sections = _core.inspect(mapped)
+    end = len(parts.encoded) + _DIGEST_LENGTH
+    with memoryview(mapped) as view:
+        for name, offset, length, digest in sections:
+            if any(view[end:offset]):
+                raise FileFormatError(f"the padding before section {name} is not zero")
+            with view[offset : offset + length] as content:
+                if hashlib.sha256(content).digest() != digest:
+                    raise FileFormatError(f"section {name} is damaged: its SHA-256 does not fit")
+            end = offset + length

@@ -1,0 +1,110 @@
+// The core without Python: builds every kind of index and metric from raw float32 rows, searches each and
+// writes what came out, for comparison byte by byte with other compilers, architectures and the Python
+// package. It computes no digest: the places of digests in its index files stay zero.
+//
+// constann_conformance KERNELS THREADS DIM VECTORS.f32 QUERIES.f32 K OUTPUT_FOLDER
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "exact/exact.hpp"
+#include "forest/forest.hpp"
+#include "kernels/dispatch.hpp"
+
+namespace {
+
+using constann::Index, constann::Matrix, constann::Metric;
+
+std::vector<char> read_file(const std::string& path) {
+    std::ifstream in(path, std::ios::binary);
+    if (!in) throw std::runtime_error("cannot read " + path);
+    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+}
+
+void write_file(const std::string& path, std::span<const std::byte> bytes) {
+    std::ofstream out(path, std::ios::binary);
+    out.write(reinterpret_cast<const char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()));
+    if (!out.flush()) throw std::runtime_error("cannot write " + path);
+}
+
+Matrix matrix_of(const std::vector<char>& bytes, std::uint32_t dim) {
+    const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(dim * sizeof(float));
+    return {reinterpret_cast<const std::byte*>(bytes.data()),
+            constann::ElementType::float32,
+            bytes.size() / static_cast<std::size_t>(stride),
+            dim,
+            stride,
+            sizeof(float)};
+}
+
+// The index file as the package writes it, save the digests.
+std::vector<std::byte> file_of(const Index& index) {
+    const constann::file::Header header = index.header();
+    std::vector<std::byte> file = constann::file::encode(header);
+    file.resize(constann::file::file_length(header));
+    const std::vector<constann::file::Content> contents = index.contents();
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+        std::memcpy(file.data() + header.sections[i].offset, contents[i].bytes.data(),
+                    contents[i].bytes.size());
+    }
+    return file;
+}
+
+struct Arguments {
+    unsigned threads;
+    std::uint32_t dim;
+    std::vector<char> vectors, queries;
+    std::size_t k;
+    std::string output;
+};
+
+void run(Index& index, const std::string& name, const Arguments& arguments) {
+    index.add(matrix_of(arguments.vectors, arguments.dim));
+    index.build(arguments.threads, 0, {});
+    const Matrix queries = matrix_of(arguments.queries, arguments.dim);
+    std::vector<std::int64_t> ids(queries.rows * arguments.k);
+    std::vector<float> distances(ids.size());
+    index.search({queries, arguments.k, std::nullopt, arguments.threads}, {}, ids, distances);
+    write_file(arguments.output + "/" + name + ".index", file_of(index));
+    write_file(arguments.output + "/" + name + ".ids", std::as_bytes(std::span(ids)));
+    write_file(arguments.output + "/" + name + ".distances", std::as_bytes(std::span(distances)));
+}
+
+void run_all(char** argv) {
+    constann::kernels::use(argv[1]);
+    const Arguments arguments{static_cast<unsigned>(std::stoul(argv[2])),
+                              static_cast<std::uint32_t>(std::stoul(argv[3])),
+                              read_file(argv[4]),
+                              read_file(argv[5]),
+                              std::stoul(argv[6]),
+                              argv[7]};
+    for (const Metric metric : {Metric::cosine, Metric::euclidean}) {
+        const std::string suffix = metric == Metric::cosine ? "-cosine" : "-euclidean";
+        run(*std::make_unique<constann::Exact>(arguments.dim, metric), "exact" + suffix, arguments);
+        run(*std::make_unique<constann::Forest>(arguments.dim, metric, std::nullopt, std::nullopt),
+            "forest" + suffix, arguments);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 8) {
+        std::fprintf(stderr, "usage: %s KERNELS THREADS DIM VECTORS.f32 QUERIES.f32 K OUTPUT_FOLDER\n",
+                     argv[0]);
+        return 2;
+    }
+    try {
+        run_all(argv);
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 1;
+    }
+    return 0;
+}
