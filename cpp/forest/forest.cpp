@@ -9,6 +9,7 @@ namespace constann {
 namespace {
 
 constexpr std::uint64_t kDefaultTrees = 32;
+constexpr std::uint64_t kDefaultRowsPerTree = 100;  // or a leaf's, where that is more
 
 std::uint64_t settled_trees(std::optional<std::uint64_t> trees) {
     const std::uint64_t count = trees.value_or(kDefaultTrees);
@@ -65,7 +66,7 @@ Forest::Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> tr
     : Index(file::Kind::forest, dim, metric),
       capacity_(leaf_capacity(metric, dim)),
       tree_count_(settled_trees(trees)),
-      effort_(effort.value_or(tree_count_ * capacity_)) {
+      effort_(effort.value_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree))) {
     if (effort_ < 1) throw std::invalid_argument("effort must be at least 1");
 }
 

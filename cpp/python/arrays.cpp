@@ -47,12 +47,12 @@ Array rows_of(const py::object& object, const char* what, bool one_row_may_be_fl
         PyErr_Clear();
         throw py::type_error(std::string(what) + " must be a numpy array or what numpy can make one of");
     }
+    const ElementType type = element_type(array.dtype(), what);
     const bool flat = array.ndim() == 1 && one_row_may_be_flat;
     if (array.ndim() != 2 && !flat) {
         throw py::value_error(std::string(what) + " must have shape (n, dim)" +
                               (one_row_may_be_flat ? " or (dim,)" : "") + ", not " + shape_of(array));
     }
-    const ElementType type = element_type(array.dtype(), what);
     const int last = flat ? 0 : 1;
     Matrix matrix{static_cast<const std::byte*>(array.data()),
                   type,

@@ -102,13 +102,23 @@ py::tuple search(const Index& index, const py::object& queries, const py::object
     return py::make_tuple(std::move(ids), std::move(distances));
 }
 
-// The sections a file of this index holds, as (name, bytes without a copy), in the order of the file.
+// The bytes of a section, exported through the buffer protocol without a copy; they keep their index alive.
+struct SectionBytes {
+    py::object index;
+    std::span<const std::byte> bytes;
+};
+
+py::buffer_info export_bytes(const SectionBytes& section) {
+    return py::buffer_info(reinterpret_cast<const std::uint8_t*>(section.bytes.data()),
+                           static_cast<py::ssize_t>(section.bytes.size()));
+}
+
+// The sections a file of this index holds, as (name, bytes), in the order of the file.
 py::list contents(const py::object& self) {
     py::list all;
     for (const file::Content& content : self.cast<const Index&>().contents()) {
-        const auto bytes = py::memoryview::from_memory(static_cast<const void*>(content.bytes.data()),
-                                                       static_cast<py::ssize_t>(content.bytes.size()));
-        all.append(py::make_tuple(file::name_of(content.tag), bytes));
+        all.append(py::make_tuple(file::name_of(content.tag),
+                                  py::memoryview(py::cast(SectionBytes{self, content.bytes}))));
     }
     return all;
 }
@@ -248,6 +258,7 @@ void bind_kernels(py::module_& module) {
 }
 
 void bind_indexes(py::module_& module) {
+    py::class_<SectionBytes>(module, "SectionBytes", py::buffer_protocol()).def_buffer(&export_bytes);
     py::class_<Index>(module, "Index")
         .def("_add", &add, py::arg("vectors"), py::arg("ids"))
         .def("_build", &build, py::arg("threads"), py::arg("seed"), py::arg("progress"))

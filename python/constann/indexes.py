@@ -1,14 +1,20 @@
 """The kinds of index as users meet them. The core computes; here an index only learns to be saved and identified."""
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
+import numpy as np
 import numpy.typing as npt
 
 from constann import _core, storage
+from constann.errors import FileFormatError
 
-__all__ = ["Exact", "Forest", "Graph", "Index", "build"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["Exact", "Forest", "Graph", "Index", "build", "open_index"]
 
 Metric = Literal["cosine", "euclidean"]
 
@@ -171,15 +177,56 @@ def build(
         raise ValueError(f"there is no index kind {kind!r}: use 'exact' or 'forest'")
     shape = getattr(vectors, "shape", None)
     if shape is None:
-        import numpy as np  # only where the caller passed no array
-
         vectors = np.asarray(vectors)
         shape = vectors.shape
-    if len(shape) != 2:  # noqa: PLR2004
+    if len(shape) != 2:
         raise ValueError(f"vectors must have shape (n, dim), not {tuple(shape)}")
     index = _KINDS[kind](shape[1], metric)
     index.add(vectors, ids)
     index.build(threads, seed, progress)
+    return index
+
+
+def open_index(path: storage.Path, verify: bool = False) -> Index:
+    """Open an index file by mapping it: at once, and shared with every process that maps it.
+
+    Never change such a file in place; `Index.save` replaces it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    verify : bool
+        Read and check every byte first. Without it the header is checked, and the rest as it is searched.
+
+    Returns
+    -------
+    Index
+        An `Exact` or a `Forest`, as the file says.
+
+    Raises
+    ------
+    FileFormatError
+        It is no index, is truncated or damaged, or needs another version.
+    OSError
+        It cannot be opened (FileNotFoundError where it does not exist).
+    """
+    try:
+        return from_buffer(*storage.read(path, verify))
+    except FileFormatError as error:
+        raise FileFormatError(f"{os.fspath(path)}: {error}") from None
+
+
+def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> Index:
+    """Make the index whose file is in `buffer`, which has been checked as far as `parts` goes."""
+    index: Exact | Forest
+    if kind == "exact":
+        index = Exact.__new__(Exact)
+        _core.Exact.__init__(index, buffer)
+    else:
+        index = Forest.__new__(Forest)
+        _core.Forest.__init__(index, buffer)
+    index._parts = parts
     return index
 
 

@@ -13,7 +13,7 @@ from constann.errors import FileFormatError
 if TYPE_CHECKING:
     from constann.indexes import Index
 
-__all__ = ["HeaderParts", "Path", "header_parts", "open_index", "save", "verify"]
+__all__ = ["HeaderParts", "Path", "header_parts", "read", "save"]
 
 Path = str | os.PathLike[str]
 _DIGEST_LENGTH = 32
@@ -80,64 +80,30 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def open_index(path: Path, verify: bool = False) -> "Index":
-    """Open an index file by mapping it: at once, and shared with every process that maps it.
-
-    Never change such a file in place; `Index.save` replaces it.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file.
-    verify : bool
-        Read and check every byte first. Without it the header is checked, and the rest as it is searched.
-
-    Returns
-    -------
-    Index
-        An `Exact` or a `Forest`, as the file says.
+def read(path: Path, verify: bool) -> tuple[str, mmap.mmap, HeaderParts]:
+    """Map an index file and check its header, or with `verify` all of it; return its kind, bytes and header.
 
     Raises
     ------
-    FileFormatError
-        It is no index, is truncated or damaged, or needs another version.
-    OSError
-        It cannot be opened (FileNotFoundError where it does not exist).
+    FileFormatError, OSError
+        As `constann.open`.
     """
-    from constann.indexes import Exact, Forest  # they save through this module
-
-    name = os.fspath(path)
-    try:
-        mapped = _map(name)
-        parts, kind = _checked_header(mapped)
-        if verify:
-            _verify_sections(mapped, parts)
-        index: Index = (Exact if kind == "exact" else Forest).__new__(Exact if kind == "exact" else Forest)
-        (_core.Exact if kind == "exact" else _core.Forest).__init__(index, mapped)  # type: ignore[arg-type]
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from None
-    index._parts = parts
-    return index
-
-
-def verify(path: Path) -> None:
-    """Read a whole index file and check every byte of it; raises as `open_index` does."""
-    open_index(path, verify=True)
-
-
-def _map(name: str) -> mmap.mmap:
-    with open(name, "rb") as file:
+    with open(path, "rb") as file:
         if os.fstat(file.fileno()).st_size == 0:
             raise FileFormatError("the file is empty")
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    kind, parts = _checked_header(mapped)
+    if verify:
+        _verify_sections(mapped, parts)
+    return kind, mapped, parts
 
 
-def _checked_header(mapped: mmap.mmap) -> tuple[HeaderParts, str]:
+def _checked_header(mapped: mmap.mmap) -> tuple[str, HeaderParts]:
     length, kind, sections = _core.inspect(mapped)
     encoded, digest = mapped[:length], mapped[length : length + _DIGEST_LENGTH]
     if hashlib.sha256(encoded).digest() != digest:
         raise FileFormatError("the header is damaged: its SHA-256 does not fit")
-    return HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections]), kind
+    return kind, HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections])
 
 
 def _verify_sections(mapped: mmap.mmap, parts: HeaderParts) -> None:

@@ -1,0 +1,35 @@
+"""What several test files share: the real slice, and compilers found on this machine."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# tests/*.py that hold no tests, and the harness, which is run from the checkout and not installed
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
+DATA = ROOT / "tests" / "conformance" / "data"
+
+
+@pytest.fixture(scope="session")
+def vectors() -> np.ndarray:
+    """2,000 real rows, float32."""
+    return np.load(DATA / "gloss-vectors.npy").astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def queries() -> np.ndarray:
+    """100 real queries, float32."""
+    return np.load(DATA / "gloss-queries.npy").astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def compiler() -> str:
+    """A C++ compiler of this machine."""
+    for name in filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")):
+        if found := shutil.which(name):
+            return found
+    pytest.fail("no C++ compiler: install g++ (Debian, Ubuntu: apt-get install g++)")

@@ -1,0 +1,195 @@
+"""The same bytes from every compiler and optimisation level; and what must not happen in a build is refused or seen."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from platform import machine as machine_name
+
+import numpy as np
+import pytest
+
+import constann
+from ci import cache
+from ci.platforms import load
+from ci.zig import make_toolchain
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = ("cosine", "euclidean")
+KINDS = ("exact", "forest")
+X86 = machine_name() == "x86_64"
+Answers = dict[str, bytes]
+
+
+def cmake_build(
+    folder: Path, target: str, *, optimisation: str = "-O3", variables: dict[str, str] | None = None, **entries: str
+) -> subprocess.CompletedProcess[str]:
+    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=None"]
+    configure += [f"-DCMAKE_CXX_FLAGS={optimisation}", "-DCONSTANN_WARNINGS_AS_ERRORS=ON"]
+    configure += [f"-D{name}={value}" for name, value in entries.items()]
+    environment = {**os.environ, **(variables or {})}
+    subprocess.run(configure, check=True, capture_output=True, env=environment)
+    build = ["cmake", "--build", str(folder), "--target", target]
+    return subprocess.run(build, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.fixture(scope="module")
+def inputs(vectors: np.ndarray, queries: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inputs")
+    vectors[:800, :100].tofile(folder / "vectors.f32")
+    queries[:20, :100].tofile(folder / "queries.f32")
+    return folder
+
+
+def run_conformance(program: Path, kernels: str, inputs: Path, output: Path) -> Answers:
+    output.mkdir(parents=True)
+    arguments = [
+        kernels,
+        "2",
+        "100",
+        str(inputs / "vectors.f32"),
+        str(inputs / "queries.f32"),
+        "10",
+        str(output),
+    ]
+    subprocess.run([program, *arguments], check=True)
+    return {path.name: path.read_bytes() for path in sorted(output.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def expected(vectors: np.ndarray, queries: np.ndarray) -> Answers:
+    """What the installed package makes of the same rows, with the places of digests zero."""
+    files: Answers = {}
+    for kind in KINDS:
+        for metric in METRICS:
+            index = constann.build(vectors[:800, :100], metric, kind=kind)
+            contents = index._contents()
+            offsets, header = index._encode_header([bytes(32)] * len(contents))
+            file = bytearray(offsets[-1] + len(contents[-1][1]))
+            file[: len(header)] = header
+            for offset, (_, content) in zip(offsets, contents, strict=True):
+                file[offset : offset + len(content)] = content
+            ids, distances = index.search(queries[:20, :100], 10)
+            name = f"{kind}-{metric}"
+            files |= {
+                f"{name}.index": bytes(file),
+                f"{name}.ids": ids.tobytes(),
+                f"{name}.distances": distances.tobytes(),
+            }
+    return dict(sorted(files.items()))
+
+
+COMPILERS = [name for name in ("g++", "clang++") if shutil.which(name)] + ["zig"]
+
+
+@pytest.fixture(scope="session")
+def zig_options() -> tuple[dict[str, str], dict[str, str]]:
+    """CMake entries and variables for PyPI's zig, with the cache that the wheels use: its standard library is there."""
+    native = next(platform for platform in load().values() if platform.architecture == machine_name())
+    toolchain = make_toolchain(native, cache.folder("wheels") / "zig", once=True)
+    entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), "CMAKE_EXE_LINKER_FLAGS": "-O3"}
+    return entries, dict(toolchain.environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimisation", ["-O1", "-O3"])
+@pytest.mark.parametrize("name", COMPILERS)
+def test_every_compiler_and_optimisation_gives_the_same_bytes(
+    name: str, optimisation: str, zig: str, inputs: Path, expected: Answers, tmp_path: Path
+) -> None:
+    compiler = zig if name == "zig" else name
+    built = cmake_build(tmp_path / "build", "constann_conformance", optimisation=optimisation, compiler=compiler)
+    assert built.returncode == 0, built.stdout
+    for implementation in constann.kernels.available():
+        kernels = implementation.name
+        answers = run_conformance(tmp_path / "build" / "constann_conformance", kernels, inputs, tmp_path / kernels)
+        assert list(answers) == list(expected)
+        assert [file for file in answers if answers[file] != expected[file]] == [], kernels
+
+
+@pytest.mark.slow
+def test_a_kernel_wrong_in_its_last_bit_changes_answers_where_it_is_forced_and_nowhere_else(
+    inputs: Path, expected: Answers, tmp_path: Path
+) -> None:
+    """Proves two things: the comparison sees one bit, and the forced kernel is the one that runs."""
+    for planted in (implementation.name for implementation in constann.kernels.available()):
+        if planted == "scalar":
+            continue  # the reference has no plant: it would be compared with itself
+        folder = tmp_path / planted
+        build = tmp_path / "build"  # the same for each plant: only the kernels are compiled anew
+        built = cmake_build(build, "constann_conformance", optimisation="-O1", CONSTANN_PLANT_LAST_BIT=planted)
+        assert built.returncode == 0, built.stdout
+        for implementation in constann.kernels.available():
+            kernels = implementation.name
+            answers = run_conformance(build / "constann_conformance", kernels, inputs, folder / kernels)
+            wrong = [file for file in answers if file.endswith(".distances") and answers[file] != expected[file]]
+            assert len(wrong) == (4 if kernels == planted else 0), f"planted {planted}, forced {kernels}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not X86, reason="the plant is made of x86's FMA; the gate's own control shows contraction on Arm")
+def test_the_users_flags_change_nothing_and_contraction_would(inputs: Path, expected: Answers, tmp_path: Path) -> None:
+    """The control: where the project's own flag is turned, with FMA at hand, answers differ."""
+    if "fma" not in constann.kernels.cpu_features():
+        pytest.skip("this CPU has no FMA: run on one from 2013 or later")
+    flags = "-O1 -mfma -ffp-contract=fast -fassociative-math -fno-signed-zeros -fno-trapping-math"
+    differ = {}
+    for plant in ("ON", "OFF"):
+        folder = tmp_path / plant
+        build = folder / "build"
+        built = cmake_build(build, "constann_conformance", optimisation=flags, CONSTANN_PLANT_CONTRACTION=plant)
+        assert built.returncode == 0, built.stdout
+        answers = run_conformance(build / "constann_conformance", "avx2", inputs, folder / "out")
+        differ[plant] = [file for file in answers if answers[file] != expected[file]]
+    assert differ["OFF"] == []
+    assert any(file.endswith(".distances") for file in differ["ON"])
+
+
+def test_a_weak_symbol_in_a_kernel_object_stops_the_build(compiler: str, tmp_path: Path) -> None:
+    check = [
+        "cmake",
+        f"-DNM={shutil.which('nm')}",
+        "-DSET=planted",
+        "-P",
+        str(ROOT / "cpp/kernels/check_symbols.cmake"),
+    ]
+
+    def checked(name: str, source: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / f"{name}.cpp").write_text(source)
+        object_file = tmp_path / f"{name}.o"
+        subprocess.run([compiler, "-O0", "-c", tmp_path / f"{name}.cpp", "-o", object_file], check=True)
+        return subprocess.run(
+            [*check[:1], f"-DOBJECT={object_file}", *check[1:]], capture_output=True, text=True, check=False
+        )
+
+    table = "namespace constann::kernels::planted { extern const int table; const int table = 1; }\n"
+    assert checked("clean", table).returncode == 0
+    weak = checked("weak", table + "inline int leak(int x) { return x + 1; }\nint (*user)(int) = leak;\n")
+    assert weak.returncode != 0 and "weak symbols in a kernel object" in weak.stderr
+    assert checked("empty", "int unrelated;\n").returncode != 0
+
+
+def test_an_unsupported_compiler_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    configure = [
+        "cmake",
+        "-G",
+        "Ninja",
+        "-S",
+        str(ROOT),
+        "-B",
+        str(tmp_path),
+        "-DCMAKE_SYSTEM_PROCESSOR=riscv64",
+    ]
+    run = subprocess.run([*configure, "-DCMAKE_SYSTEM_NAME=Linux"], capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "Constann runs on x86-64 and 64-bit Arm, not on riscv64." in run.stderr
+    # GCC 10 says it is GCC 10 by its predefined macros alone, which CMake reads.
+    old = tmp_path / "old-g++"
+    old.write_text('#!/bin/sh\nexec g++ -U__GNUC__ -D__GNUC__=10 "$@"\n')
+    old.chmod(0o755)
+    if os.environ.get("CXX") or not shutil.which("g++"):
+        pytest.skip("g++ is not on this machine: apt-get install g++")
+    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(tmp_path / "old")]
+    run = subprocess.run([*configure, f"-DCMAKE_CXX_COMPILER={old}"], capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "Constann needs GCC 11 or Clang 14 or newer, not GNU 10." in run.stderr

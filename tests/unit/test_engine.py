@@ -1,0 +1,67 @@
+"""A killed run does not break the next, and no program but our own engine is ever taken for it."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ci import cache, engine, host, platforms
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    return cache.folder("docker")
+
+
+def test_another_program_with_the_same_number_is_not_our_engine(folder: Path) -> None:
+    pidfile = folder / "dockerd.pid"
+    pidfile.write_text(str(os.getpid()))
+    assert engine._own_process(folder) is None
+    engine.stop()  # and it is not stopped: we still run
+    engine._forget_killed(pidfile, folder / "missing.pid")
+    assert not pidfile.exists()
+
+
+def test_an_engine_that_is_named_but_silent_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with (
+        pytest.raises(engine.EngineError, match=r"DOCKER_HOST is .*none\.sock"),
+        engine.running(list(platforms.load().values())),
+    ):
+        pass
+
+
+def test_only_settings_about_registries_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.json"
+    assert engine._kept_settings(path) == {}
+    path.write_text(json.dumps({"registry-mirrors": ["https://mirror.example"], "hosts": ["tcp://0.0.0.0:2375"]}))
+    assert engine._kept_settings(path) == {"registry-mirrors": ["https://mirror.example"]}
+
+
+def test_sockets_have_a_path_that_a_socket_can_have(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / ("long" * 20)))
+    assert len(str(engine.socket_folder() / "exec/containerd/containerd-debug.sock.ttrpc")) < 108
+
+
+def test_without_root_one_line_tells_what_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "is_root", lambda: False)
+    monkeypatch.setattr(host, "distribution", lambda: "debian")
+    monkeypatch.setattr(host, "program", lambda name: None)
+    with pytest.raises(host.HostError, match=r"\n    sudo --preserve-env .*python.*\n"):
+        host.prepare(list(platforms.load().values()))
+
+
+def test_elsewhere_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "distribution", lambda: None)
+    with pytest.raises(host.HostError, match="Install Docker"):
+        host.prepare(list(platforms.load().values()))
+
+
+def test_changes_are_remembered_from_run_to_run() -> None:
+    changes = host.Changes.load()
+    assert changes == host.Changes()
+    changes.packages.append("docker.io")
+    changes.save()
+    assert host.Changes.load() == host.Changes(packages=["docker.io"])

@@ -1,0 +1,107 @@
+"""The forest finds true neighbours, keeps the shape of Annoy's trees, and survives rows that no plane can part."""
+
+import numpy as np
+import pytest
+
+import constann
+
+METRICS = ["cosine", "euclidean"]
+
+
+def recall(found: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found, true, strict=True)]))
+
+
+def sections(index: constann.Forest) -> dict[str, np.ndarray]:
+    types = {
+        "split_offsets": np.float32,
+        "split_planes": np.float32,
+        "rows": np.float32,
+        "leaf_bounds": np.uint64,
+    }
+    return {name: np.frombuffer(content, types.get(name, np.uint32)) for name, content in index._contents()}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_recall_grows_with_effort_to_all_of_it(metric: str, vectors: np.ndarray, queries: np.ndarray) -> None:
+    true, _ = constann.build(vectors, metric, kind="exact").search(queries, 10)
+    forest = constann.build(vectors, metric, kind="forest")
+    found = [recall(forest.search(queries, 10, effort=effort)[0], true) for effort in (300, 1000, 3000, 60_000)]
+    assert found == sorted(found)
+    assert found[0] > 0.3 and found[2] > 0.9 and found[3] == 1.0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_are_those_of_the_exact_index(metric: str, vectors: np.ndarray, queries: np.ndarray) -> None:
+    exact_ids, exact = constann.build(vectors, metric, kind="exact").search(queries, len(vectors))
+    ids, distances = constann.build(vectors, metric, kind="forest").search(queries, 10)
+    for query in range(len(queries)):
+        by_row = dict(zip(exact_ids[query], exact[query], strict=True))
+        assert [by_row[row] for row in ids[query]] == list(distances[query])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_trees_can_be_written_as_annoys_nodes(metric: str, vectors: np.ndarray) -> None:
+    """Every row once in each tree, leaves of at most K = dim + 2 rows, splits of more, children after parents."""
+    index = constann.Forest(8, metric, trees=5)
+    index.add(vectors[:, :8])
+    index.build()
+    parts = sections(index)
+    children, bounds = parts["split_children"].reshape(-1, 2), parts["leaf_bounds"]
+    leaf_bit = np.uint32(0x80000000)
+
+    def rows_below(node: np.uint32) -> list[int]:
+        if node & leaf_bit:
+            leaf = int(node & ~leaf_bit)
+            rows = parts["leaf_rows"][int(bounds[leaf]) : int(bounds[leaf + 1])]
+            assert 1 <= len(rows) <= index.leaf_capacity == 10
+            return list(rows)
+        for child in children[node]:
+            assert child & leaf_bit or child > node
+        rows = [row for child in children[node] for row in rows_below(child)]
+        assert len(rows) > index.leaf_capacity
+        return rows
+
+    assert len(parts["tree_roots"]) == 5
+    for root in parts["tree_roots"]:
+        assert sorted(rows_below(root)) == list(range(len(vectors)))
+    assert (parts["split_offsets"] == 0).all() == (metric == "cosine")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 17, 100])
+def test_few_rows_are_all_found(metric: str, count: int, vectors: np.ndarray) -> None:
+    index = constann.build(vectors[:count, :5], metric, kind="forest")
+    ids, distances = index.search(vectors[:3, :5], k=count + 2)
+    assert all(sorted(row[:count]) == list(range(count)) for row in ids)
+    assert (ids[:, count:] == -1).all() and np.isinf(distances[:, count:]).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_rows_are_split_by_count_and_found(metric: str) -> None:
+    rows = np.tile(np.array([[1, 2, 3]], np.float32), (1000, 1))
+    index = constann.build(rows, metric, kind="forest")
+    ids, distances = index.search(rows[0], k=1000, effort=10**9)
+    assert list(ids[0]) == list(range(1000))
+    assert distances.max() < 1e-6
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", [1e-42, 3e38])
+def test_tiny_and_huge_rows_can_be_indexed(metric: str, scale: float, vectors: np.ndarray) -> None:
+    rows = np.clip(vectors[:500, :20].astype(np.float64) * scale, -3.4e38, 3.4e38).astype(np.float32)
+    ids, _ = constann.build(rows, metric, kind="forest").search(rows[:5], k=500, effort=10**9)
+    assert all(sorted(row) == list(range(500)) for row in ids)
+
+
+def test_another_seed_gives_another_index_and_is_kept(vectors: np.ndarray) -> None:
+    one, two = (constann.build(vectors, kind="forest", seed=seed) for seed in (0, 2**64 - 1))
+    assert one.fingerprint != two.fingerprint
+    assert two.seed == 2**64 - 1
+
+
+def test_defaults_are_settled_when_the_index_is_made() -> None:
+    forest = constann.Forest(10, "cosine")
+    assert (forest.trees, forest.leaf_capacity) == (32, 12)
+    assert forest.effort == 32 * 100
+    assert constann.Forest(384, "cosine", trees=10).effort == 10 * 386

@@ -1,0 +1,111 @@
+"""Images are rebuilt when what goes into them changes, and reach the network as the computer around them does."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ci import host, images, network, platforms, rootfs
+
+
+def test_the_name_changes_with_each_input() -> None:
+    known, facts = platforms.load(), platforms.load_images()
+    x86 = known["linux-x86_64"]
+    names = [
+        images.tag(x86, "3.11", facts),
+        images.tag(x86, "3.13", facts),
+        images.tag(known["linux-aarch64"], "3.11", facts),
+        images.tag(x86, "3.11", replace(facts, packages=("python3",))),
+        images.tag(x86, "3.11", replace(facts, pip="1.0")),
+        images.tag(replace(x86, machines=x86.machines[:1]), "3.11", facts),
+        images.tag(replace(x86, container=replace(x86.container, image="other:{python}")), "3.11", facts),
+    ]
+    assert len(set(names)) == len(names)
+    assert images.tag(x86, "3.11", facts) == names[0]
+    renamed = replace(x86, wheel=replace(x86.wheel, tag="manylinux_2_28_x86_64"))
+    assert images.tag(renamed, "3.11", facts) == names[0], "what is not in an image must not rebuild it"
+
+
+def test_pip_is_told_each_tag_of_the_other_platform() -> None:
+    options = images._foreign_options(platforms.load()["linux-aarch64"], "3.11", "2.36")
+    assert {"manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "manylinux_2_36_aarch64"} < set(options)
+    assert "manylinux_2_37_aarch64" not in options
+
+
+DEB822 = """\
+Types: deb
+# a snapshot
+URIs: http://mirror.example/debian-security
+Suites: bookworm-security
+Components: main
+
+# the archive
+Types: deb
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("sources.list.d/debian.sources", DEB822, "http://mirror.example/debian"),
+        (
+            "sources.list.d/debian.sources",
+            DEB822.replace("Suites: bookworm b", "Enabled: no\nSuites: bookworm b"),
+            None,
+        ),
+        (
+            "sources.list",
+            "deb [arch=amd64] http://mirror.example/debian bookworm main\n",
+            "http://mirror.example/debian",
+        ),
+        ("sources.list", "# deb http://mirror.example/debian bookworm main\n", None),
+        ("sources.list", "deb http://other.example/apt bookworm main\n", None),
+        ("sources.list", "deb cdrom:[Debian]/debian bookworm main\n", None),
+        (
+            "sources.list",
+            "deb http://snapshot.example/archive/debian/20250101T000000Z/ bookworm main\n",
+            "http://snapshot.example/archive/debian/20250101T000000Z/",
+        ),
+    ],
+)
+def test_the_mirror_of_this_computer_is_found(tmp_path: Path, name: str, text: str, expected: str | None) -> None:
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / name).write_text(text)
+    assert rootfs.configured_mirror(tmp_path) == expected
+
+
+def test_a_named_mirror_goes_before_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "distribution", lambda: "debian")
+    (tmp_path / "sources.list").write_text("deb http://mirror.example/debian bookworm main\n")
+    facts = platforms.load_images()
+    debian, ubuntu = facts.release("3.11"), facts.release("3.12")
+    assert debian and ubuntu
+    named = {"CONSTANN_DEBIAN_MIRROR": "http://named.example/debian"}
+    assert list(rootfs.mirrors(debian, named, tmp_path)) == ["http://named.example/debian"]
+    assert list(rootfs.mirrors(debian, {}, tmp_path)) == ["http://mirror.example/debian", None]
+    assert list(rootfs.mirrors(ubuntu, named, tmp_path)) == [None]
+
+
+def test_pip_in_containers_has_this_computers_indexes_and_proxies(tmp_path: Path) -> None:
+    environment = {
+        "https_proxy": "http://proxy.example:3128",
+        "NO_PROXY": "localhost",
+        "PIP_EXTRA_INDEX_URL": "file:///srv/wheels https://extra.example/simple",
+        "HOME": "/home/somebody",
+    }
+    settings = {"global.index-url": "https://index.example/simple", "global.find-links": "/srv/wheels"}
+    assert network.pip_environment(environment, settings) == {
+        "https_proxy": "http://proxy.example:3128",
+        "NO_PROXY": "localhost",
+        "PIP_INDEX_URL": "https://index.example/simple",
+        "PIP_EXTRA_INDEX_URL": "https://extra.example/simple",
+    }
+    bundle = tmp_path / "bundle.pem"
+    assert network.certificates({"SSL_CERT_FILE": str(bundle)}, {}) is None, "a file that is not there is no bundle"
+    bundle.write_text("")
+    assert network.certificates({"SSL_CERT_FILE": str(bundle)}, {}) == bundle
+    assert network.certificates({}, {"global.cert": str(bundle)}) == bundle

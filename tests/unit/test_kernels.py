@@ -1,0 +1,97 @@
+"""Every kernel set gives the bits of the lane order, and the forced one is the one that runs."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import constann
+from constann import _core
+
+SETS = [implementation.name for implementation in constann.kernels.available()]
+FUNCTIONS = {"inner_product": reference.inner_product, "squared_euclidean": reference.squared_euclidean}
+DIMS = [*range(1, 67), 95, 96, 97, 127, 128, 200, 384, 768, 1536]
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    """The array's bits, with every NaN made the same: payloads are not part of the promise."""
+    return np.where(np.isnan(array), np.uint32(0x7FC00000), array.view(np.uint32))
+
+
+def rows_of(dim: int, count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("kernels", SETS)
+def test_every_set_gives_the_bits_of_the_reference_at_every_dim(kernels: str, function: str) -> None:
+    for dim in DIMS:
+        query, rows = rows_of(dim, 1, dim)[0], rows_of(dim, 19, dim + 1)
+        expected = FUNCTIONS[function](query, rows)
+        for many in (False, True):
+            got = _core.kernel_answers(kernels, function, reference.padded(query), reference.padded(rows), many)
+            np.testing.assert_array_equal(bits(got), bits(expected), f"dim {dim}, many {many}")
+
+
+any_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=200)
+@given(data=st.data())
+def test_every_set_agrees_on_any_finite_numbers_however_large_or_small(data: st.DataObject) -> None:
+    dim, count = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 18))
+    numbers = hnp.arrays(np.float32, (count + 1, dim), elements=any_float32, fill=any_float32)
+    drawn = data.draw(numbers)
+    query, rows = drawn[0], drawn[1:]
+    for function, expected in FUNCTIONS.items():
+        for kernels in SETS:
+            for many in (False, True):
+                got = _core.kernel_answers(kernels, function, reference.padded(query), reference.padded(rows), many)
+                np.testing.assert_array_equal(bits(got), bits(expected(query, rows)))
+
+
+def test_a_sum_is_never_minus_zero() -> None:
+    query = np.array([-0.0, 1e-30, -1e-30] + [0.0] * 13, np.float32)
+    rows = np.array([[0.0, -1e-30, 1e-30] + [-0.0] * 13], np.float32)
+    for kernels in SETS:
+        for function in FUNCTIONS:
+            got = _core.kernel_answers(kernels, function, query, rows, False)
+            assert not np.signbit(got).any()
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_environment_forces_a_set() -> None:
+    for kernels in SETS:
+        run = run_python("import constann; print(constann.kernels.current())", CONSTANN_KERNELS=kernels)
+        assert run.stdout.strip() == kernels, run.stderr
+
+
+def test_an_unknown_set_is_an_error_that_lists_those_there_are() -> None:
+    run = run_python("import constann", CONSTANN_KERNELS="avx1024")
+    assert run.returncode != 0
+    assert "CONSTANN_KERNELS: there are no kernels named 'avx1024'" in run.stderr
+    assert ", ".join(SETS) in run.stderr
+    with pytest.raises(ValueError, match="no kernels named 'mmx'"):
+        constann.kernels.use("mmx")
+
+
+def test_use_none_returns_to_the_fastest() -> None:
+    constann.kernels.use("scalar")
+    assert constann.kernels.current() == "scalar"
+    constann.kernels.use(None)
+    assert constann.kernels.current() == SETS[-1]

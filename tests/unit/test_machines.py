@@ -1,0 +1,128 @@
+"""What did not run is told apart from what failed, with the reason; and no run is lost. No engine is needed here."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from docker.errors import DockerException
+
+from ci import containers, host, platforms
+from ci.containers import Done
+from ci.machines import Machines, Outcome, describe_status
+
+KNOWN = platforms.load()
+IMAGES = {name: f"image-of-{name}" for name in KNOWN}
+
+
+class Stage:
+    """Stands in for an engine: notes what is started and removed, and answers as told."""
+
+    def __init__(self, answer: Callable[[Sequence[str]], Done]) -> None:
+        self.answer = answer
+        self.commands: list[list[str]] = []
+        self.alive = 0
+        self.engine: Any = SimpleNamespace(architecture="x86_64", local=True, client=SimpleNamespace(), log_tail=str)
+
+    @contextmanager
+    def container(self, *arguments: object, **options: object) -> Iterator[object]:
+        self.alive += 1
+        try:
+            yield self
+        finally:
+            self.alive -= 1
+
+    def execute(self, engine: object, made: object, command: list[str], **options: object) -> Done:
+        self.commands.append(command)
+        if "-IS" in command and "uname" in command[-1]:
+            architecture = "x86_64" if "-cpu" in command else "aarch64"
+            return Done(0, f"{architecture}\n", "", 0.1)
+        return self.answer(command)
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+    made = Stage(lambda command: Done(0, "fine\n", "", 1.0))
+    monkeypatch.setattr(containers, "container", made.container)
+    monkeypatch.setattr(containers, "execute", made.execute)
+    monkeypatch.setattr(host, "program", lambda name: f"/usr/bin/{name}")
+    return made
+
+
+def machine(name: str) -> platforms.Machine:
+    return platforms.find(name, [row for platform in KNOWN.values() for row in platform.machines])
+
+
+def test_a_model_of_the_engines_architecture_is_qemu_itself(stage: Stage) -> None:
+    ready = Machines(stage.engine, KNOWN, IMAGES)
+    assert ready.run(machine("linux-x86_64/qemu64"), ["-c", "1"]).ok
+    python = "/opt/venv-numpy-2.3.5/bin/python"
+    assert stage.commands[-1] == ["/constann/qemu", "-cpu", "qemu64", python, "-c", "1"]
+    assert ready.run(machine("linux-aarch64/a64fx"), ["-c", "1"]).ok
+    assert stage.commands[-1] == ["/opt/venv-numpy-2.4.6/bin/python", "-c", "1"]
+
+
+def test_containers_are_kept_for_further_runs_and_removed_at_the_end(stage: Stage) -> None:
+    ready = Machines(stage.engine, KNOWN, IMAGES)
+    for _ in range(3):
+        ready.run(machine("linux-aarch64/max"), ["-c", "1"])
+    assert stage.alive == 1
+    ready.run(machine("linux-aarch64/max"), ["-c", "1"], mounts={Path("/tmp"): "/data"})
+    assert stage.alive == 2
+    ready.__exit__(None, None, None)
+    assert stage.alive == 0
+
+
+def test_running_out_of_time_is_an_outcome_and_ends_the_container(stage: Stage) -> None:
+    stage.answer = lambda command: Done(None, "begun\n", "", 2.0)
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-x86_64/max"), ["-c", "1"], timeout=2)
+    assert (run.outcome, run.ok, run.output, run.reason) == (Outcome.TIMED_OUT, False, "begun\n", "no end in 2 s")
+    assert stage.alive == 0
+
+
+def test_dying_is_not_the_same_as_not_starting(stage: Stage) -> None:
+    stage.answer = lambda command: Done(132, "", "qemu: uncaught target signal 4 (Illegal instruction)\n", 1.0)
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-x86_64/qemu64"), ["-c", "1"])
+    assert (run.outcome, run.exit_status, run.reason) == (Outcome.FINISHED, 132, "died of SIGILL (illegal instruction)")
+
+
+def test_the_reason_is_the_last_line_that_says_something(stage: Stage) -> None:
+    errors = "Traceback\nValueError: no rows\nqemu: warning: TCG doesn't support requested feature\n"
+    stage.answer = lambda command: Done(1, "", errors, 1.0)
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-x86_64/Haswell"), ["-c", "1"])
+    assert run.reason == "exit status 1: ValueError: no rows"
+
+
+def test_an_engine_that_fails_is_a_machine_that_could_not_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def broken(*arguments: object, **options: object) -> Iterator[object]:
+        raise DockerException("no space left on device")
+        yield
+
+    monkeypatch.setattr(containers, "container", broken)
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-aarch64/max"), ["-c", "1"])
+    assert (run.outcome, run.exit_status) == (Outcome.COULD_NOT_START, None)
+    assert "no space left" in run.reason
+
+
+def test_without_qemu_a_model_could_not_start_and_says_what_to_install(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "program", lambda name: None)
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-x86_64/max"), ["-c", "1"])
+    assert run.outcome is Outcome.COULD_NOT_START
+    assert "qemu-x86_64-static" in run.reason and "apt-get install" in run.reason
+
+
+def test_the_wrong_architecture_could_not_start(stage: Stage) -> None:
+    run = Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-x86_64/native"), ["-c", "1"])
+    assert run.outcome is Outcome.COULD_NOT_START and "not x86_64 but aarch64" in run.reason
+
+
+def test_exit_statuses_are_explained() -> None:
+    assert describe_status(0) == ""
+    assert describe_status(3) == "exit status 3"
+    assert describe_status(139) == "died of SIGSEGV"
+    assert describe_status(255) == "exit status 255"

@@ -1,0 +1,244 @@
+"""The promise within one machine: nothing about the process or the form of the input changes a byte or a bit."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import constann
+
+KINDS = ["exact", "forest"]
+METRICS = ["cosine", "euclidean"]
+
+
+def answers(index: constann.Index, queries: np.ndarray, **options: int) -> tuple[str, bytes, bytes]:
+    ids, distances = index.search(queries, 10, **options)
+    return index.fingerprint, ids.tobytes(), distances.tobytes()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_and_answers_do_not_depend_on_thread_count(
+    kind: str, metric: str, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    seen = set()
+    for threads in (1, 2, 3, 7):
+        index = constann.build(vectors, metric, kind=kind, threads=threads)
+        seen.add(answers(index, queries, threads=threads))
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_and_answers_do_not_depend_on_the_kernel_set(
+    kind: str, metric: str, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    seen = set()
+    try:
+        for implementation in constann.kernels.available():
+            constann.kernels.use(implementation.name)
+            seen.add(answers(constann.build(vectors, metric, kind=kind), queries))
+    finally:
+        constann.kernels.use(None)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_do_not_depend_on_how_many_adds_brought_the_rows(kind: str, vectors: np.ndarray) -> None:
+    whole = constann.build(vectors, "euclidean", kind=kind)
+    class_of = constann.Exact if kind == "exact" else constann.Forest
+    parts = class_of(384, "euclidean")
+    for start, end in [(0, 1), (1, 1), (1, 700), (700, 1999), (1999, 2000)]:
+        parts.add(vectors[start:end])
+    parts.build()
+    assert parts.fingerprint == whole.fingerprint
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+FORMS = {
+    "Fortran order": np.asfortranarray,
+    "float16": lambda array: array.astype(np.float16),
+    "float64": lambda array: array.astype(np.float64),
+    "read-only": read_only,
+    "every second column of a wider array": lambda array: np.repeat(array, 2, axis=1)[:, ::2],
+    "reversed memory": lambda array: np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1],
+    "unaligned": lambda array: (
+        np.frombuffer(b"x" + array.tobytes(), np.uint8)[1:].view(np.float32).reshape(array.shape)
+    ),
+    "subclass": lambda array: array.view(np.matrix),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("form", FORMS)
+def test_bytes_and_answers_do_not_depend_on_the_form_of_the_array(
+    form: str, kind: str, vectors: np.ndarray, queries: np.ndarray
+) -> None:
+    expected = answers(constann.build(vectors, kind=kind), queries)
+    assert answers(constann.build(FORMS[form](vectors), kind=kind), FORMS[form](queries)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16"])
+def test_integers_are_the_floats_of_the_same_value(dtype: str) -> None:
+    limits = np.iinfo(dtype)
+    rows = np.random.default_rng(1).integers(limits.min, limits.max, (300, 9), dtype, endpoint=True)
+    for metric in METRICS:
+        expected = answers(constann.build(rows.astype(np.float32), metric, kind="forest"), rows[:9].astype(np.float32))
+        assert answers(constann.build(rows, metric, kind="forest"), rows[:9]) == expected
+
+
+def test_every_float16_is_read_exactly() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)][:, None]
+    kept = constann.build(finite, "euclidean", kind="exact")._contents()[0][1]
+    stored = np.frombuffer(kept, np.float32).reshape(-1, 16)[:, 0]
+    np.testing.assert_array_equal(stored.view(np.uint32), finite[:, 0].astype(np.float32).view(np.uint32))
+
+
+@pytest.fixture(scope="session")
+def mode(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    library = tmp_path_factory.mktemp("mode") / "mode.so"
+    source = Path(__file__).with_name("floating_point_mode.c")
+    subprocess.run([compiler, "-x", "c", "-O1", "-fPIC", "-shared", source, "-o", library], check=True)
+    loaded = ctypes.CDLL(str(library))
+    for name in ("get_mode", "flushing", "rounding_up", "unmasked"):
+        getattr(loaded, name).restype = ctypes.c_uint64
+    loaded.set_mode.argtypes = [ctypes.c_uint64]
+    return loaded
+
+
+@pytest.mark.parametrize("which", ["flushing", "rounding_up", "unmasked"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_process_cannot_change_the_arithmetic_and_keeps_its_own_setting(
+    kind: str, which: str, mode: ctypes.CDLL
+) -> None:
+    # Numbers whose products are denormal: flushing or another rounding changes most of them.
+    generator = np.random.default_rng(3)
+    rows = (generator.standard_normal((900, 20)) * 1e-21).astype(np.float32)
+    tiny = (generator.standard_normal((900, 20)) * 1e-41).astype(np.float32)
+    for metric, these in [("euclidean", rows), ("cosine", tiny), ("euclidean", tiny)]:
+        # float64 input is converted here too, under the same guard
+        wide = these.astype(np.float64)
+        expected = answers(constann.build(wide, metric, kind=kind), wide[:30], threads=2)
+        before = mode.get_mode()
+        asked = getattr(mode, which)()
+        mode.set_mode(asked)
+        try:
+            index = constann.build(wide, metric, kind=kind, threads=2)
+            ids, distances = index.search(wide[:30], 10, threads=2)
+            after = mode.get_mode()
+        finally:
+            mode.set_mode(before)
+        assert after == asked, "the caller's setting is left as it was"
+        assert (index.fingerprint, ids.tobytes(), distances.tobytes()) == expected
+
+
+def test_the_mode_library_really_changes_arithmetic(mode: ctypes.CDLL) -> None:
+    """Control of the test above: without the guard these modes are seen."""
+    tiny = np.full(64, 1e-30, np.float32)
+    before = mode.get_mode()
+    plain = np.multiply(tiny, tiny * np.float32(1e-9))
+    assert plain.any() or np.multiply(tiny, np.full(64, 1e-12, np.float32)).any()
+    mode.set_mode(mode.flushing())
+    try:
+        flushed = np.multiply(tiny, np.full(64, 1e-12, np.float32))
+    finally:
+        mode.set_mode(before)
+    assert not flushed.any()
+
+
+PERTURBED = """
+import sys, numpy as np, constann
+rows = np.load(sys.argv[1])[:400, :21].astype(np.float32)
+for kind in ("exact", "forest"):
+    for metric in ("cosine", "euclidean"):
+        index = constann.build(rows, metric, kind=kind)
+        ids, distances = index.search(rows[:20])
+        print(index.fingerprint, ids.tobytes().hex(), distances.tobytes().hex())
+"""
+
+
+def test_buffers_are_zeroed_before_use() -> None:
+    data = Path(__file__).resolve().parents[1] / "conformance" / "data" / "gloss-vectors.npy"
+    outputs = set()
+    for value in ("0", "1", "254"):
+        run = subprocess.run(
+            [sys.executable, "-c", PERTURBED, str(data)],
+            env={**os.environ, "MALLOC_PERTURB_": value},
+            capture_output=True,
+            check=True,
+        )
+        outputs.add(run.stdout)
+    assert len(outputs) == 1
+
+
+def test_eight_threads_search_one_index_at_once(vectors: np.ndarray, queries: np.ndarray) -> None:
+    index = constann.build(vectors, kind="forest")
+    expected = answers(index, queries)
+    seen: list[tuple[str, bytes, bytes]] = []
+    threads = [threading.Thread(target=lambda: seen.append(answers(index, queries, threads=2))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [expected] * 8
+
+
+def test_the_first_bad_row_is_named_whatever_comes_after() -> None:
+    rows = np.ones((5000, 4), np.float32)
+    rows[[321, 322, 4000]] = np.nan
+    for _ in range(3):
+        with pytest.raises(ValueError, match="row 321, column 0 is NaN"):
+            constann.build(rows, kind="forest", threads=4)
+
+
+def test_ctrl_c_stops_a_build() -> None:
+    code = (
+        "import numpy as np, constann, sys\n"
+        "rows = np.random.default_rng(0).standard_normal((60_000, 32)).astype('float32')\n"
+        "index = constann.Forest(32, 'euclidean', trees=5000); index.add(rows)\n"
+        "print('building', flush=True)\n"
+        "try:\n    index.build(threads=2)\nexcept KeyboardInterrupt:\n    print('stopped', index.built)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "building\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert output == "stopped False\n"
+
+
+def test_a_process_may_fork_after_a_search(vectors: np.ndarray, queries: np.ndarray) -> None:
+    code = (
+        "import os, sys, numpy as np, constann\n"
+        "rows = np.load(sys.argv[1]).astype('float32')\n"
+        "index = constann.build(rows, kind='forest', threads=2)\n"
+        "expected = index.search(rows[:99], threads=2)[0].tobytes()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(0 if index.search(rows[:99], threads=2)[0].tobytes() == expected else 1)\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    data = Path(__file__).resolve().parents[1] / "conformance" / "data" / "gloss-vectors.npy"
+    subprocess.run([sys.executable, "-c", code, str(data)], check=True, timeout=60)
+
+
+def test_progress_is_told_and_never_changes_the_index(vectors: np.ndarray, capfd: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[int, int]] = []
+    index = constann.build(vectors, kind="forest", progress=lambda done, total: told.append((done, total)))
+    assert told[-1] == (32, 32)
+    assert index.fingerprint == constann.build(vectors, kind="forest", progress=True).fingerprint
+    assert "building: 32 of 32\n" in capfd.readouterr().err
