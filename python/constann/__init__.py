@@ -6,7 +6,7 @@ This file only gathers the public names; what they do stands in the modules they
 from constann import kernels
 from constann.errors import FileFormatError
 from constann.indexes import Exact, Forest, Graph, Index, build
-from constann.storage import open_index as open
+from constann.indexes import open_index as open
 
 __version__ = "0.1.0"
 
