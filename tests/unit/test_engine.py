@@ -1,5 +1,6 @@
 """A killed run does not break the next, and no program but our own engine is ever taken for it."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -24,6 +25,7 @@ def test_another_program_with_the_same_number_is_not_our_engine(folder: Path) ->
     assert not pidfile.exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the SDK forgets to close its socket
 def test_an_engine_that_is_named_but_silent_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     with (
@@ -31,6 +33,7 @@ def test_an_engine_that_is_named_but_silent_is_an_error(monkeypatch: pytest.Monk
         engine.running(list(platforms.load().values())),
     ):
         pass
+    gc.collect()
 
 
 def test_only_settings_about_registries_are_kept(tmp_path: Path) -> None:

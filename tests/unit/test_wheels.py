@@ -188,6 +188,20 @@ def test_a_real_extension_is_read(tmp_path: Path) -> None:
     assert (2, 2) <= extension.glibc <= (2, 40)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF file that is installed here")
+def test_a_wheel_that_does_not_keep_the_policy_is_refused(tmp_path: Path) -> None:
+    """numpy's module asks for libraries that numpy's own wheel carries, and this one does not."""
+    module = next(Path(np.__file__).parent.glob("_core/_multiarray_umath*.so"))
+    machine = sysconfig.get_platform().partition("-")[2]
+    path = make_wheel(tmp_path, tag=f"cp311-cp311-linux_{machine}", machine=machine, module="constann/none.txt")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.write(module, f"constann/{module.name}")
+        archive.writestr("constann-0.1.0.dist-info/RECORD", f"constann/{module.name},,\n")
+    platform = PLATFORMS[f"linux-{machine}"]
+    with pytest.raises(WheelError, match=rf"cannot be {platform.wheel.tag}: .*symbols .*GLIBC_.* lib\w*openblas"):
+        wheels._name_by_policy(path, platform, tmp_path, {})
+
+
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """The wrapper around zig, with a zig that prints its arguments."""

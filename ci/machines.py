@@ -1,0 +1,309 @@
+"""Runs Python programs on machines: a platform in a container, and a CPU that QEMU plays. Never judges what they print.
+
+Where a CPU is played, QEMU is the program that is started, with Python as its argument. So the kernel needs no binfmt
+entry, and any model can be played on any engine. But a child process of that Python would silently run on the engine's
+own CPU or, for a foreign architecture, not at all: what is measured must be the process that `run` starts.
+"""
+
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from docker.errors import APIError, DockerException
+from docker.types import Mount, Ulimit
+from requests import RequestException
+
+from ci import containers, images
+from ci.engine import Engine
+from ci.platforms import Machine, Platform
+from ci.progress import step
+
+_INSTALL_SECONDS = 300.0
+_PROBE_SECONDS = 120.0
+
+
+class Outcome(StrEnum):
+    """What became of a run; only `FINISHED` has an exit status."""
+
+    FINISHED = "finished"
+    TIMED_OUT = "timed out"
+    COULD_NOT_START = "could not start"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One program on one machine."""
+
+    machine: Machine
+    outcome: Outcome
+    exit_status: int | None
+    output: str
+    errors: str
+    """What it printed on standard error, QEMU's own warnings included."""
+    seconds: float
+    reason: str = ""
+    """Why the run is not a success, in one line; empty when the exit status is 0."""
+
+    @property
+    def ok(self) -> bool:
+        """Return whether the program ran to its end and succeeded."""
+        return self.outcome is Outcome.FINISHED and self.exit_status == 0
+
+
+class _CannotStartError(RuntimeError):
+    pass
+
+
+_Key = tuple[Machine, frozenset[tuple[Path, str]]]
+
+
+class Machines:
+    """The machines of some platforms on one engine; what they left is removed on leaving.
+
+    The wheel is installed with pip once for a platform, in a container of that platform without a CPU model: a model
+    changes nothing about it, and emulated pip is slow. Each machine then gets a container of its own, without a
+    network, which is kept for further runs with the same mounts; each run is started under the machine's model.
+    Different machines may run at the same time, one thread each.
+
+    Parameters
+    ----------
+    engine
+        From `ci.engine.running`.
+    platforms
+        The platforms by name, from `ci.platforms.load`.
+    prepared
+        The image for each platform's name, from `ci.images.prepare`.
+    wheels
+        A wheel to install, for each platform's name; a platform without one gets numpy alone.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        platforms: Mapping[str, Platform],
+        prepared: Mapping[str, str],
+        wheels: Mapping[str, Path] | None = None,
+    ) -> None:
+        self._engine = engine
+        self._platforms = platforms
+        self._images = prepared
+        self._wheels = wheels or {}
+        self._containers: dict[_Key, tuple[ExitStack, Any]] = {}
+        self._installed: dict[str, str | _CannotStartError] = {}
+        self._lock = threading.Lock()
+        self._install_locks = {name: threading.Lock() for name in platforms}
+
+    def __enter__(self) -> Self:
+        containers.remove_leftovers(self._engine)
+        images.remove_leftovers(self._engine)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            while self._containers:
+                self._containers.popitem()[1][0].close()
+            for image in self._installed.values():
+                if isinstance(image, str):
+                    self._engine.client.images.remove(image, force=True)
+            self._installed.clear()
+
+    def expected(self) -> tuple[Machine, ...]:
+        """Return every row that must run on this engine, the native ones first."""
+        rows: list[Machine] = []
+        for platform in sorted(
+            self._platforms.values(), key=lambda each: each.architecture != self._engine.architecture
+        ):
+            flags = self._flags() if platform.architecture == self._engine.architecture else frozenset()
+            rows += platform.expected_rows(self._engine.architecture, flags)
+        return tuple(rows)
+
+    def run(
+        self,
+        machine: Machine,
+        arguments: Sequence[str],
+        mounts: Mapping[Path, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+    ) -> Run:
+        """Run `python ARGUMENTS` on a machine.
+
+        Parameters
+        ----------
+        machine
+            A row of `expected`, or a machine of one of the platforms.
+        arguments
+            What follows `python`.
+        mounts
+            Folders or files of this computer, and where the program sees them; with `:ro` at the end it cannot write.
+        environment
+            Variables for the program, besides those that make it this machine.
+        timeout
+            Seconds after which the container is killed. The install step has a limit of its own.
+
+        Returns
+        -------
+        Run
+            Always: what could not start or took too long is an outcome with its reason, not an exception.
+        """
+        key = (machine, frozenset((mounts or {}).items()))
+        try:
+            made = self._container(key)
+            command = [*self._python(machine), *arguments]
+            variables = {**self._environment(machine), **(environment or {})}
+            done = containers.execute(self._engine, made, command, timeout=timeout, environment=variables, user=_user())
+        except _CannotStartError as error:
+            self._discard(key)
+            return Run(machine, Outcome.COULD_NOT_START, None, "", "", 0.0, str(error))
+        except (DockerException, RequestException, OSError) as error:
+            self._discard(key)
+            log = self._engine.log_tail() if isinstance(error, APIError) and error.is_server_error() else ""
+            return Run(machine, Outcome.COULD_NOT_START, None, "", "", 0.0, f"{error}{log}")
+        if done.exit_status is None:
+            self._discard(key)
+            reason = f"no end in {timeout:g} s"
+            return Run(machine, Outcome.TIMED_OUT, None, done.output, done.errors, done.seconds, reason)
+        reason = _reason(done)
+        return Run(machine, Outcome.FINISHED, done.exit_status, done.output, done.errors, done.seconds, reason)
+
+    def _flags(self) -> frozenset[str]:
+        native = (each for each in self._platforms.values() if each.architecture == self._engine.architecture)
+        return self._engine.cpu_flags(self._images[next(native).name])
+
+    def _foreign(self, platform: Platform) -> bool:
+        return platform.architecture != self._engine.architecture
+
+    def _python(self, machine: Machine) -> list[str]:
+        """Return how this machine's Python is started."""
+        python = images.venv_python(machine.numpy)
+        return [images.EMULATOR, "-cpu", machine.model, python] if machine.model else [python]
+
+    def _environment(self, machine: Machine) -> dict[str, str]:
+        return {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", **machine.environment}
+
+    def _container(self, key: _Key) -> Any:
+        with self._lock:
+            if key in self._containers:
+                return self._containers[key][1]
+        machine, mounts = key
+        platform = self._platforms[machine.platform]
+        stack = ExitStack()
+        try:
+            made = stack.enter_context(
+                containers.container(
+                    self._engine,
+                    self._image(platform),
+                    platform.container.platform,
+                    emulator=images.EMULATOR if self._foreign(platform) else None,
+                    network_mode="none",
+                    ulimits=[Ulimit(name="core", soft=0, hard=0)],
+                    mounts=[_mount(path, inside) for path, inside in mounts],
+                )
+            )
+            self._probe(made, machine, platform)
+        except BaseException:
+            stack.close()
+            raise
+        with self._lock:
+            self._containers[key] = (stack, made)
+        return made
+
+    def _discard(self, key: _Key) -> None:
+        with self._lock:
+            stack, _ = self._containers.pop(key, (ExitStack(), None))
+        stack.close()
+
+    def _probe(self, made: Any, machine: Machine, platform: Platform) -> None:
+        """See that Python starts on this machine at all, so that what follows is the program's own doing."""
+        command = [*self._python(machine), "-IS", "-c", "import os; print(os.uname().machine)"]
+        environment = self._environment(machine)
+        done = containers.execute(self._engine, made, command, timeout=_PROBE_SECONDS, environment=environment)
+        if done.exit_status is None:
+            raise _CannotStartError(f"Python did not start in {_PROBE_SECONDS:g} s")
+        if done.exit_status != 0:
+            raise _CannotStartError(f"Python does not start: {_reason(done)}")
+        if done.output.strip() != platform.architecture:
+            raise _CannotStartError(f"this is not {platform.architecture} but {done.output.strip()}")
+
+    def _image(self, platform: Platform) -> str:
+        """Return the platform's image with the wheel in it."""
+        wheel = self._wheels.get(platform.name)
+        if wheel is None:
+            return self._images[platform.name]
+        with self._install_locks[platform.name]:
+            if platform.name not in self._installed:
+                try:
+                    with step(f"{platform.name}: pip install {wheel.name}"):
+                        self._installed[platform.name] = self._install(platform, wheel)
+                except _CannotStartError as error:
+                    self._installed[platform.name] = error
+            installed = self._installed[platform.name]
+        if isinstance(installed, _CannotStartError):
+            raise installed
+        return installed
+
+    def _install(self, platform: Platform, wheel: Path) -> str:
+        """Install the wheel in each environment of the platform; return the image that has it."""
+        with containers.container(
+            self._engine,
+            self._images[platform.name],
+            platform.container.platform,
+            emulator=images.EMULATOR if self._foreign(platform) else None,
+            network_mode="none",
+        ) as made:
+            # Copied, not mounted: a mount would leave its empty place in the image.
+            containers.copy_in(made, wheel, "/tmp", wheel.name)
+            options = ["--no-index", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+            for numpy in platform.numpy_versions:
+                emulator = [images.EMULATOR] if self._foreign(platform) else []
+                pip = [*emulator, images.venv_python(numpy), "-m", "pip", "install", *options, f"/tmp/{wheel.name}"]
+                environment = {"PIP_ROOT_USER_ACTION": "ignore", "HOME": "/tmp"}
+                done = containers.execute(self._engine, made, pip, timeout=_INSTALL_SECONDS, environment=environment)
+                if done.exit_status is None:
+                    raise _CannotStartError(f"pip did not install {wheel.name} in {_INSTALL_SECONDS:g} s")
+                if done.exit_status != 0:
+                    raise _CannotStartError(f"pip could not install {wheel.name}:\n{done.errors.strip()}")
+            name = f"{images.INSTALLED}-{platform.name}"
+            made.commit(name, made.id[:12])
+            return f"{name}:{made.id[:12]}"
+
+
+def describe_status(status: int) -> str:
+    """Say what an exit status means: nothing for 0, the signal's name for a death by signal."""
+    if status == 0:
+        return ""
+    try:
+        name = signal.Signals(status - 128).name
+    except ValueError:
+        return f"exit status {status}"
+    return f"died of {name}" + (" (illegal instruction)" if name == "SIGILL" else "")
+
+
+def _mount(path: Path, inside: str) -> Mount:
+    target = inside.removesuffix(":ro")
+    return Mount(target, str(path.resolve()), type="bind", read_only=target != inside)
+
+
+def _user() -> str:
+    """Return whom to be inside, so that files written into mounts belong to whoever runs this."""
+    return f"{os.getuid()}:{os.getgid()}" if sys.platform == "linux" else ""
+
+
+def _reason(done: containers.Done) -> str:
+    """Say in one line why a command failed: what the status means, and the last line that tells more."""
+    status = describe_status(done.exit_status or 0)
+    # QEMU's remarks: features a CPU model lacks in the emulation, and the signal that the status names already.
+    noise = re.compile(r"warning: TCG|uncaught target signal")
+    lines = f"{done.output}\n{done.errors}".splitlines()
+    said = [line.strip() for line in lines if line.strip() and not noise.search(line)]
+    return f"{status}: {said[-1]}" if status and said else status

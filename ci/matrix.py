@@ -1,0 +1,274 @@
+"""Runs the workload on every machine and compares what came out, byte by byte. Starts no container and builds nothing.
+
+A row that did not start, died, timed out or wrote no answers fails; so does one that differs from the others.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ci.machines import Run
+from ci.platforms import Machine
+from ci.progress import say
+
+WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "workload.py"
+INDEXES = ("exact-cosine", "exact-euclidean", "forest-cosine", "forest-euclidean")
+SLICE_ROWS = 2_000
+TIMEOUT = 600.0
+
+# The mission's own criterion, beside ours of no difference at all.
+RTOL, ATOL = 1e-5, 1e-8
+
+
+class Machines(Protocol):
+    """Where workloads run: containers (ci/machines.py), or plain processes in tests."""
+
+    def run(
+        self,
+        machine: Machine,
+        arguments: Sequence[str],
+        mounts: Mapping[Path, str],
+        environment: Mapping[str, str],
+        timeout: float,
+    ) -> Run:
+        """Run Python with these arguments on a machine, with folders of ours mounted there."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Vectors and queries for every machine, and how many rows of them are used (None: all)."""
+
+    vectors: Path
+    queries: Path
+    rows: int | None
+
+
+@dataclass
+class Row:
+    """One machine's outcome: what it answered and what is wrong with it."""
+
+    machine: Machine
+    emulated: bool
+    folder: Path
+    answers: dict[str, Any] | None = None
+    failure: str | None = None
+    differences: list[str] = field(default_factory=list)
+    largest_delta: float = 0.0
+    largest_ulp: int = 0
+    allclose: bool = True
+
+    @property
+    def runs(self) -> bool:
+        """Whether it ran to its end: no illegal instruction, no other death."""
+        return self.failure is None
+
+    @property
+    def bits(self) -> bool:
+        """Whether all it made and answered equals the others' to the last bit."""
+        return self.runs and not self.differences
+
+    def digest(self, suffix: str) -> str:
+        """Return one digest of the row's files of a kind, such as `.ids.npy`, over all indexes."""
+        total = sha256()
+        for name in INDEXES:
+            total.update(_read(self.folder / f"{name}{suffix}"))
+        return total.hexdigest()
+
+
+def run_matrix(
+    machines: Machines,
+    rows: Sequence[tuple[Machine, bool]],
+    data: Data,
+    output: Path,
+    data_of: Callable[[Machine], Data] | None = None,
+) -> list[Row]:
+    """Build on each machine, load every distinct index on all of them, and compare.
+
+    Parameters
+    ----------
+    machines
+        Runs the workload.
+    rows
+        Each expected machine, and whether it is emulated.
+    data
+        What to build from and search for.
+    output
+        Each machine's files go to a folder of their own below it.
+    data_of
+        Another data for some machine: for negative controls.
+
+    Returns
+    -------
+    list of Row
+        One for each expected machine, in the same order, compared.
+    """
+    if output.exists():
+        shutil.rmtree(output)  # what an earlier run left must never stand in for this one's
+    results = [Row(machine, emulated, output / machine.full_name) for machine, emulated in rows]
+    give = data_of or (lambda _: data)
+    shared = None
+    waiting = list(results)
+    while waiting and shared is None:  # the first that runs makes the files that all others load
+        row = waiting.pop(0)
+        _run_row(machines, row, give(row.machine), load=row.folder)
+        shared = row if row.runs else None
+    if shared is not None:
+        folder = shared.folder
+        _run_all(machines, waiting, lambda row: _run_row(machines, row, give(row.machine), load=folder))
+        _load_deviants(machines, results, shared, give, output / "deviants")
+    compare(results)
+    return results
+
+
+def _run_all(machines: Machines, rows: Sequence[Row], run: Callable[[Row], None]) -> None:
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        for done in [pool.submit(run, row) for row in rows]:
+            done.result()
+
+
+def _run_row(
+    machines: Machines, row: Row, data: Data, load: Path | None, *, into: str = "", load_only: bool = False
+) -> None:
+    """Run the workload for one row and note how it ended; its files land in the row's folder."""
+    output = row.folder / into
+    output.mkdir(parents=True, exist_ok=True)
+    mounts = {
+        WORKLOAD: "/workload.py",
+        data.vectors: "/vectors.npy",
+        data.queries: "/queries.npy",
+        output: "/output",
+    }
+    arguments = [
+        "/workload.py",
+        "--vectors",
+        "/vectors.npy",
+        "--queries",
+        "/queries.npy",
+        "--output",
+        "/output",
+    ]
+    if data.rows is not None:
+        arguments += ["--rows", str(data.rows)]
+    if load is not None:
+        arguments += ["--load", "/output" if load == output else "/load"]
+        if load != output:
+            mounts[load] = "/load"
+    if load_only:
+        arguments.append("--load-only")
+    run = machines.run(row.machine, arguments, mounts, row.machine.environment, TIMEOUT)
+    row.failure = _failure(run, output)
+    if row.failure is None and not into:
+        row.answers = json.loads((output / "answers.json").read_text())
+    say(f"{row.machine.full_name}: {row.failure or _last_line(run.output)}")
+
+
+def _failure(run: Run, output: Path) -> str | None:
+    if not run.ok:
+        said = f": {_last_line(run.errors)}" if run.errors.strip() else ""
+        return f"{run.outcome}: {run.reason}{said}"
+    if not (output / "answers.json").exists():
+        return "it ended without an error, but wrote no answers"
+    return None
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "(it printed nothing)"
+
+
+def _load_deviants(
+    machines: Machines, rows: Sequence[Row], shared: Row, give: Callable[[Machine], Data], deviants: Path
+) -> None:
+    """Where machines built other bytes, let every machine load those too: building and searching are then told apart."""
+    known = {sha256(_read(shared.folder / f"{name}.constann")).digest() for name in INDEXES}
+    for row in rows:
+        for name in INDEXES if row.runs else ():
+            content = _read(row.folder / f"{name}.constann")
+            digest = sha256(content).digest()
+            if digest not in known:
+                known.add(digest)
+                deviants.mkdir(parents=True, exist_ok=True)
+                (deviants / f"{name}-{digest.hex()[:12]}.constann").write_bytes(content)
+    if deviants.exists():
+        say("some machines built other bytes: every machine loads those as well")
+        _run_all(
+            machines,
+            [row for row in rows if row.runs],
+            lambda row: _run_row(machines, row, give(row.machine), deviants, into="deviants", load_only=True),
+        )
+
+
+def compare(rows: Sequence[Row]) -> None:
+    """Note on each row where it differs from what most machines made, and by how much its distances do."""
+    ran = [row for row in rows if row.runs]
+    if not ran:
+        return
+    signatures = [_signature(row) for row in ran]
+    most_common = Counter(signatures).most_common(1)[0][0]
+    reference = ran[signatures.index(most_common)]
+    for row in ran:
+        _check_facts(row)
+        _compare_files(row, reference)
+        _measure(row, reference)
+
+
+def _signature(row: Row) -> tuple[bytes, ...]:
+    files = sorted(path for path in row.folder.glob("*") if path.suffix in {".constann", ".npy"})
+    return tuple(sha256(path.name.encode() + path.read_bytes()).digest() for path in files)
+
+
+def _check_facts(row: Row) -> None:
+    assert row.answers is not None
+    facts = row.answers["facts"]
+    if facts["kernels"] != row.machine.kernels:
+        row.differences.append(f"used kernels {facts['kernels']}, expected {row.machine.kernels}")
+    if facts["planted_faults"]:
+        row.differences.append(f"its wheel has planted faults: {facts['planted_faults']}")
+
+
+def _compare_files(row: Row, reference: Row) -> None:
+    """Compare bytes, not digests: of the index files, ids and distances, built here and loaded from elsewhere."""
+    names = {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.constann")}
+    names |= {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.npy")}
+    expected = {
+        f"{name}{suffix}" for name in INDEXES for suffix in (".constann", ".ids.npy", ".distances.npy")
+    }
+    expected |= {f"loaded-{name}{suffix}" for name in INDEXES for suffix in (".ids.npy", ".distances.npy")}
+    for name in sorted(names | expected):
+        mine, theirs = _read(row.folder / name), _read(reference.folder / name)
+        if not mine:
+            row.differences.append(f"{name} is missing")
+        elif mine != theirs:
+            row.differences.append(f"{name} differs from that of {reference.machine.full_name}")
+
+
+def _measure(row: Row, reference: Row) -> None:
+    """Take the mission's own measures over all distances: largest difference, largest ULP, allclose."""
+    for name in INDEXES:
+        paths = [folder / f"{name}.distances.npy" for folder in (row.folder, reference.folder)]
+        if not all(path.exists() for path in paths):
+            continue
+        mine, theirs = (np.load(path, allow_pickle=False) for path in paths)
+        if mine.shape != theirs.shape:
+            row.allclose = False
+            continue
+        # Equal bits include equal infinities, whose difference would be NaN.
+        differing = mine.view(np.int32) != theirs.view(np.int32)
+        if differing.any():
+            ulps = np.abs(mine.view(np.int32).astype(np.int64) - theirs.view(np.int32).astype(np.int64))
+            row.largest_delta = max(row.largest_delta, float(np.abs(mine - theirs)[differing].max()))
+            row.largest_ulp = max(row.largest_ulp, int(ulps.max()))
+        row.allclose &= bool(np.allclose(mine, theirs, rtol=RTOL, atol=ATOL))
+
+
+def _read(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""

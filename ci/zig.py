@@ -1,0 +1,145 @@
+"""Makes PyPI's ziglang a cross-compiler for CMake. Knows flags and tools, nothing of this project."""
+
+import shlex
+import sysconfig
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from ci.platforms import Platform
+
+_TOOLCHAIN = Path(__file__).resolve().parent / "toolchain.cmake"
+
+# CMake projects are written for gcc and clang; zig names CPUs its own way. In both the last name given wins.
+_COMPILER = """\
+#!/bin/sh
+# Written by ci/zig.py: changes are lost.
+export {environment}
+skip=
+for flag; do
+  shift
+  [ -z "$skip" ] || {{ skip=; continue; }}
+  case $flag in
+    -MD) [ -z "$CONSTANN_CROSS_ONCE" ] || continue ;;
+    -MT | -MF) [ -z "$CONSTANN_CROSS_ONCE" ] || {{ skip=1; continue; }} ;;
+    -march=x86-64) flag=-mcpu=x86_64 ;;
+    -march=x86-64-v[234]) flag=-mcpu=x86_64_v${{flag##*-v}} ;;
+    -march=armv8-a | -march=armv8-a+*) flag=-mcpu=generic${{flag#-march=armv8-a}} ;;
+    -march=armv8.[1-9]-a | -march=armv8.[1-9]-a+*)
+      version=${{flag#-march=armv8.}}
+      flag=-mcpu=generic+v8_${{version%%-*}}a${{version#?-a}} ;;
+    -mtune=generic) continue ;;
+    *CMakeC*CompilerId.c*) set -- "$@" -c ;; # never linked: it would compile a standard library for nothing
+  esac
+  set -- "$@" "$flag"
+done
+# The target and the CPU are always given: zig's default is the machine it runs on.
+exec {zig} {command} -target {target} -mcpu={cpu} -g0 -fno-sanitize=undefined \\
+  ${{CONSTANN_CROSS_INCLUDE:+-isystem "$CONSTANN_CROSS_INCLUDE"}} "$@"
+"""
+
+_TOOL = """\
+#!/bin/sh
+# Written by ci/zig.py: changes are lost.
+export {environment}
+exec {zig} {command} "$@"
+"""
+
+# zig's standard library has debug information, and zig's own ways to strip it take the symbols along, by
+# which an audit tells what function an instruction is in. INSERT keeps the linker's own layout.
+_LINKER_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug_*) } } INSERT AFTER .comment;\n"
+
+
+class ToolchainError(RuntimeError):
+    """The cross-compiler or the headers it needs are missing; the text says what to install."""
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A cross-compiler: give CMake `file` as CMAKE_TOOLCHAIN_FILE and add `environment` to its variables."""
+
+    file: Path
+    environment: Mapping[str, str]
+
+
+def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain:
+    """Write the compiler wrappers for a platform and return the toolchain.
+
+    Parameters
+    ----------
+    platform
+        The platform to compile for.
+    folder
+        A kept folder: it also holds zig's cache, where its standard library is compiled once a platform.
+    once
+        Whether the build folder is thrown away: lists of the headers are then not written, for zig compiles anew
+        whatever it has to list them for. In a kept build folder, changed headers would go unnoticed.
+
+    Raises
+    ------
+    ToolchainError
+        When ziglang is not installed or the running Python has no headers.
+    """
+    tools = folder / platform.name
+    tools.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "zig": shlex.quote(str(_find_zig())),
+        "environment": f"ZIG_GLOBAL_CACHE_DIR={shlex.quote(str(folder / 'cache'))}"
+        f" ZIG_LOCAL_CACHE_DIR={shlex.quote(str(folder / 'cache'))}",
+        "target": platform.compiler.zig_target,
+        "cpu": platform.compiler.zig_cpu,
+    }
+    for name, template in {"cc": _COMPILER, "c++": _COMPILER, "ar": _TOOL, "ranlib": _TOOL}.items():
+        _write(tools / name, template.format(command=name, **facts), mode=0o755)
+    _write(tools / "no-debug.lds", _LINKER_SCRIPT, mode=0o644)
+    environment = {
+        "CONSTANN_CROSS_TOOLS": str(tools),
+        "CONSTANN_CROSS_SYSTEM": "Linux",
+        "CONSTANN_CROSS_ARCHITECTURE": platform.architecture,
+        "CONSTANN_CROSS_INCLUDE": _config_include(platform, tools),
+        "CONSTANN_CROSS_ONCE": "1" if once else "",
+    }
+    return Toolchain(_TOOLCHAIN, environment)
+
+
+def _find_zig() -> Path:
+    spec = find_spec("ziglang")
+    if spec is None or spec.origin is None:
+        raise ToolchainError(
+            "the cross-compiler is missing: install the harness's requirements with"
+            " `pip install --group harness` (package ziglang)"
+        )
+    return Path(spec.origin).parent / "zig"
+
+
+def _config_include(platform: Platform, tools: Path) -> str:
+    """Return the include folder that Debian's Python headers need besides their own; empty for other Pythons.
+
+    Debian's pyconfig.h includes `<ARCHITECTURE-linux-gnu/pythonX.Y/pyconfig.h>`, and only this machine's is there.
+    It serves: those of 64-bit little-endian machines differ in macros that extension modules do not use.
+    """
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.is_file():
+        raise ToolchainError(
+            f"{header} is missing: install the headers of this Python (Debian: apt-get install python3-dev)"
+        )
+    python = f"python{sysconfig.get_python_version()}"
+    own = f"{sysconfig.get_config_var('MULTIARCH')}/{python}/pyconfig.h"
+    real = header.parent.parent / own
+    if f"<{own}>" not in (header.parent / "pyconfig.h").read_text() or not real.is_file():
+        return ""
+    copy = tools / "include" / f"{platform.architecture}-linux-gnu" / python / "pyconfig.h"
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    _write(copy, real.read_text(), mode=0o644)
+    return str(tools / "include")
+
+
+def _write(path: Path, text: str, *, mode: int) -> None:
+    """Write a file whole, and only where it changes: a build that runs beside us may be using it."""
+    if not path.is_file() or path.read_text() != text:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as fresh:
+            fresh.write(text)
+        Path(fresh.name).chmod(mode)
+        Path(fresh.name).replace(path)
