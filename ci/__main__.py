@@ -9,7 +9,7 @@ from types import FrameType
 
 from docker.errors import DockerException
 
-from ci import engine, gate, host, images, machines, platforms, rootfs, undo, wheels
+from ci import cache, engine, gate, host, images, machines, platforms, rootfs, undo, wheels
 from ci.wheel_file import WheelError
 from ci.zig import ToolchainError
 
@@ -106,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         command: Command = chosen.command
         return command(chosen)
     except (
+        cache.CacheError,
         platforms.PlatformError,
         host.HostError,
         engine.EngineError,

@@ -13,6 +13,10 @@ _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# The cache of Constann's release harness.\n"
 
 
+class CacheError(RuntimeError):
+    """The cache folder is not what we made it; the text says what to do."""
+
+
 def root() -> Path:
     """Return the cache folder, which need not exist: the same one for every checkout of one user."""
     if chosen := os.environ.get("CONSTANN_CI_CACHE"):
@@ -57,6 +61,6 @@ def remove() -> bool:
     if not top.exists():
         return False
     if not (top / _TAG).exists():
-        raise RuntimeError(f"{top} has no {_TAG}, so it is not ours to remove: remove it by hand if it is")
+        raise CacheError(f"{top} has no {_TAG}, so it is not ours to remove: remove it by hand if it is")
     shutil.rmtree(top)
     return True

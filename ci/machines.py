@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -99,6 +99,7 @@ class Machines:
         self._wheels = wheels or {}
         self._containers: dict[_Key, tuple[ExitStack, Any]] = {}
         self._installed: dict[str, str | _CannotStartError] = {}
+        self._closed = False
         self._lock = threading.Lock()
         self._install_locks = {name: threading.Lock() for name in platforms}
 
@@ -110,13 +111,22 @@ class Machines:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+        for image in self._installed.values():
+            if isinstance(image, str):
+                with suppress(DockerException):
+                    self._engine.client.images.remove(image, force=True)
+        self._installed.clear()
+
+    def close(self) -> None:
+        """Remove the containers and start no more: what runs in them, from any thread, ends at once.
+
+        Leaving the context does it too, but a pool of threads must be told before it is waited for.
+        """
         with self._lock:
+            self._closed = True
             while self._containers:
                 self._containers.popitem()[1][0].close()
-            for image in self._installed.values():
-                if isinstance(image, str):
-                    self._engine.client.images.remove(image, force=True)
-            self._installed.clear()
 
     def expected(self) -> tuple[Machine, ...]:
         """Return every row that must run on this engine, the native ones first."""
@@ -193,6 +203,8 @@ class Machines:
 
     def _container(self, key: _Key) -> Any:
         with self._lock:
+            if self._closed:
+                raise _CannotStartError("interrupted")
             if key in self._containers:
                 return self._containers[key][1]
         machine, mounts = key
@@ -211,11 +223,13 @@ class Machines:
                 )
             )
             self._probe(made, machine, platform)
+            with self._lock:
+                if self._closed:
+                    raise _CannotStartError("interrupted")
+                self._containers[key] = (stack, made)
         except BaseException:
             stack.close()
             raise
-        with self._lock:
-            self._containers[key] = (stack, made)
         return made
 
     def _discard(self, key: _Key) -> None:

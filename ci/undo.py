@@ -21,7 +21,8 @@ def undo() -> None:
     engine.stop()
     host.undo()
     top = cache.root()
-    _unmount_below(top)
+    for folder in (top, engine.socket_folder()):
+        _unmount_below(folder)
     shutil.rmtree(engine.socket_folder(), ignore_errors=True)
     if cache.remove():
         say(f"removed the cache {top}")

@@ -43,6 +43,6 @@ def test_a_folder_with_other_things_is_neither_taken_over_nor_removed(chosen: Pa
     chosen.mkdir()
     (chosen / "thesis.txt").write_text("mine")
     cache.folder("images")
-    with pytest.raises(RuntimeError, match="not ours"):
+    with pytest.raises(cache.CacheError, match="not ours"):
         cache.remove()
     assert (chosen / "thesis.txt").exists()

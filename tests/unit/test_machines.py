@@ -72,8 +72,10 @@ def test_containers_are_kept_for_further_runs_and_removed_at_the_end(stage: Stag
     assert stage.alive == 1
     ready.run(machine("linux-aarch64/max"), ["-c", "1"], mounts={Path("/tmp"): "/data"})
     assert stage.alive == 2
-    ready.__exit__(None, None, None)
+    ready.close()
     assert stage.alive == 0
+    run = ready.run(machine("linux-aarch64/max"), ["-c", "1"])
+    assert (run.outcome, run.reason, stage.alive) == (Outcome.COULD_NOT_START, "interrupted", 0)
 
 
 def test_running_out_of_time_is_an_outcome_and_ends_the_container(stage: Stage) -> None:
