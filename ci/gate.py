@@ -4,9 +4,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ci import cache, engine, images, machines, matrix, platforms, undo, wheels
+from ci import cache, controls, engine, images, machines, matrix, platforms, undo, wheels
 from ci.platforms import Machine
 from ci.progress import say, step
 
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where answers and the report go",
     )
     parser.add_argument(
-        "--undo", action="store_true", help="remove binfmt entries, images, containers and caches, and end"
+        "--undo", action="store_true", help="remove containers, images, the engine we started and all caches, and end"
     )
 
 
@@ -101,11 +101,37 @@ def run(arguments: argparse.Namespace) -> int:
         found = stack.enter_context(engine.running(every))
         prepared = images.prepare(found, every, platforms.load_images(), _python())
         built = building.result()
-        ready = stack.enter_context(machines.Machines(found, known, prepared, built))
-        expected = _chosen(ready.expected(), arguments.machine)
-        rows = [(machine, machine.model is not None) for machine in expected]
-        results = _run_stages(ready, rows, data, report)
-    return conclude(results, data, report, built.values(), whole=not arguments.machine)
+        with machines.Machines(found, known, prepared, built) as ready:
+            expected = _chosen(ready.expected(), arguments.machine)
+            stages = _run_stages(ready, expected, data, report)
+
+        @contextmanager
+        def open_machines(name: str, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
+            """Give machines with one platform's wheel built with these CMake entries."""
+            used = {**built, name: _faulty_wheel(known[name], entries)} if entries else built
+            with machines.Machines(found, known, prepared, used) as opened:
+                yield opened
+
+        outcomes = _run_controls(expected, known, report, open_machines)
+    return conclude(stages, data, report, built.values(), outcomes, whole=not arguments.machine)
+
+
+def _run_controls(
+    expected: Sequence[Machine], known: Mapping[str, platforms.Platform], report: Path, open_machines: controls.Opener
+) -> list[controls.Outcome]:
+    native = [machine for machine in expected if machine.model is None]
+    if len(native) < controls.LEAST_WITNESSES:
+        return []
+    carried = find_data(CARRIED_DATA)
+    data = matrix.Data(carried.vectors, carried.queries, controls.ROWS)
+    planned = controls.planned(expected, known)
+    return controls.run_controls(planned, native, data, report / "controls", open_machines)
+
+
+def _faulty_wheel(platform: platforms.Platform, entries: Mapping[str, str]) -> Path:
+    name = "-".join(f"{key}-{value}" for key, value in sorted(entries.items()))
+    folder = cache.folder("faulty", name)
+    return wheels.build_wheel(platform, ROOT, folder, cache=cache.folder("wheels"), defines=entries)
 
 
 def _python() -> str:
@@ -130,9 +156,10 @@ def _chosen(expected: Sequence[Machine], names: Sequence[str] | None) -> Sequenc
 
 
 def _run_stages(
-    ready: matrix.Machines, rows: Sequence[tuple[Machine, bool]], data: DataSet, report: Path
+    ready: matrix.Machines, expected: Sequence[Machine], data: DataSet, report: Path
 ) -> dict[str, list[matrix.Row]]:
     """Every machine builds the slice; where there are more rows than that, native ones build the whole set too."""
+    rows = [(machine, machine.model is not None) for machine in expected]
     sliced = matrix.Data(data.vectors, data.queries, matrix.SLICE_ROWS)
     stages = {"slice": matrix.run_matrix(ready, rows, sliced, report / "slice")}
     native = [(machine, emulated) for machine, emulated in rows if not emulated]
@@ -148,13 +175,16 @@ def conclude(
     data: DataSet,
     report: Path,
     built: Iterable[Path],
+    outcomes: Sequence[controls.Outcome],
     *,
     whole: bool,
 ) -> int:
     """Print tables and verdict, write the report, and return the exit status."""
-    golden = check_golden(stages["slice"]) if data.carried else []
     failing = [row for rows in stages.values() for row in rows if not row.bits]
-    passed = not failing and not golden
+    others = [f"known answers: {problem}" for problem in (check_golden(stages["slice"]) if data.carried else [])]
+    others += [f"a wheel for a release has a planted fault: {fault}" for fault in _planted(stages["slice"])]
+    others += [f"negative control: {problem}" for outcome in outcomes for problem in outcome.problems]
+    passed = not failing and not others
     console = Console(record=True, width=150)
     for line in data.description():
         console.print(Text(f"data   {line}"))
@@ -165,14 +195,18 @@ def conclude(
     for row in failing:
         for problem in [row.failure] if row.failure else row.differences:
             console.print(Text(f"FAILED {row.machine.full_name}: {problem}"))
-    for problem in golden:
-        console.print(Text(f"FAILED known answers: {problem}"))
-    for line in _summary(stages["slice"], whole):
+    for problem in others:
+        console.print(Text(f"FAILED {problem}"))
+    for line in [*_summary(stages["slice"], whole), *_control_summary(outcomes)]:
         console.print(Text(line))
     console.print("verdict: " + ("PASS" if passed else "FAIL"))
     (report / "gate.txt").write_text(console.export_text())
     (report / "gate.json").write_text(json.dumps(_as_json(stages, data, passed), indent=1))
     return 0 if passed else 1
+
+
+def _planted(rows: Sequence[matrix.Row]) -> set[str]:
+    return {row.answers["facts"]["planted_faults"] for row in rows if row.answers} - {""}
 
 
 def _table(name: str, rows: Sequence[matrix.Row]) -> Table:
@@ -246,7 +280,7 @@ def _summary(rows: Sequence[matrix.Row], whole: bool) -> list[str]:
     ran = {(row.machine.platform, row.machine.kernels) for row in agreeing}
     for platform, kernels in sorted(carried - ran):
         lines.append(
-            f"NOT PROVEN {platform}: kernels {kernels} ran on no machine here; ./ci/gate on a machine that has them proves it"
+            f"NOT PROVEN {platform}: kernels {kernels} ran on no machine here; ./ci/gate on one that has them proves it"
         )
     lines.append(
         "NOT PROVEN macOS arm64, and Arm processors without an emulator: ./ci/gate on such a machine proves it"
@@ -254,6 +288,14 @@ def _summary(rows: Sequence[matrix.Row], whole: bool) -> list[str]:
     if not whole:
         lines.append("PARTIAL: --machine chose rows; a release needs them all")
     return lines
+
+
+def _control_summary(outcomes: Sequence[controls.Outcome]) -> list[str]:
+    if not outcomes:
+        return ["NOT PROVEN negative controls: they need two native rows, and --machine chose fewer"]
+    failed = [outcome for outcome in outcomes if not outcome.problems]
+    names = ", ".join(dict.fromkeys(outcome.control.name for outcome in outcomes))
+    return [f"{len(failed)} of {len(outcomes)} negative controls failed as they must ({names})"]
 
 
 def check_golden(rows: Sequence[matrix.Row]) -> list[str]:

@@ -42,6 +42,9 @@ class Machines(Protocol):
     ) -> Run:
         """Run Python with these arguments on a machine, with folders of ours mounted there."""
 
+    def close(self) -> None:
+        """End what runs, at once."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -89,7 +92,7 @@ def run_matrix(
     rows: Sequence[tuple[Machine, bool]],
     data: Data,
     output: Path,
-    data_of: Callable[[Machine], Data] | None = None,
+    special: Mapping[Machine, Data] | None = None,
 ) -> list[Row]:
     """Build on each machine, load every distinct index on all of them, and compare.
 
@@ -103,8 +106,8 @@ def run_matrix(
         What to build from and search for.
     output
         Each machine's files go to a folder of their own below it.
-    data_of
-        Another data for some machine: for negative controls.
+    special
+        Other data for some machines: for negative controls.
 
     Returns
     -------
@@ -114,7 +117,10 @@ def run_matrix(
     if output.exists():
         shutil.rmtree(output)  # what an earlier run left must never stand in for this one's
     results = [Row(machine, emulated, output / machine.full_name) for machine, emulated in rows]
-    give = data_of or (lambda _: data)
+
+    def give(machine: Machine) -> Data:
+        return (special or {}).get(machine, data)
+
     shared = None
     waiting = list(results)
     while waiting and shared is None:  # the first that runs makes the files that all others load
@@ -131,8 +137,16 @@ def run_matrix(
 
 def _run_all(machines: Machines, rows: Sequence[Row], run: Callable[[Row], None]) -> None:
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        for done in [pool.submit(run, row) for row in rows]:
-            done.result()
+        runs = [pool.submit(run, row) for row in rows]
+        try:
+            for done in runs:
+                done.result()
+        except BaseException:
+            # The pool waits for what runs: end it, or Ctrl-C would take as long as the runs.
+            for waiting in runs:
+                waiting.cancel()
+            machines.close()
+            raise
 
 
 def _run_row(
@@ -188,7 +202,7 @@ def _last_line(text: str) -> str:
 def _load_deviants(
     machines: Machines, rows: Sequence[Row], shared: Row, give: Callable[[Machine], Data], deviants: Path
 ) -> None:
-    """Where machines built other bytes, let every machine load those too: building and searching are then told apart."""
+    """Where machines built other bytes, let every machine load those too: building and searching are told apart."""
     known = {sha256(_read(shared.folder / f"{name}.constann")).digest() for name in INDEXES}
     for row in rows:
         for name in INDEXES if row.runs else ():
@@ -231,17 +245,13 @@ def _check_facts(row: Row) -> None:
     facts = row.answers["facts"]
     if facts["kernels"] != row.machine.kernels:
         row.differences.append(f"used kernels {facts['kernels']}, expected {row.machine.kernels}")
-    if facts["planted_faults"]:
-        row.differences.append(f"its wheel has planted faults: {facts['planted_faults']}")
 
 
 def _compare_files(row: Row, reference: Row) -> None:
     """Compare bytes, not digests: of the index files, ids and distances, built here and loaded from elsewhere."""
     names = {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.constann")}
     names |= {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.npy")}
-    expected = {
-        f"{name}{suffix}" for name in INDEXES for suffix in (".constann", ".ids.npy", ".distances.npy")
-    }
+    expected = {f"{name}{suffix}" for name in INDEXES for suffix in (".constann", ".ids.npy", ".distances.npy")}
     expected |= {f"loaded-{name}{suffix}" for name in INDEXES for suffix in (".ids.npy", ".distances.npy")}
     for name in sorted(names | expected):
         mine, theirs = _read(row.folder / name), _read(reference.folder / name)

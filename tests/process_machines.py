@@ -43,6 +43,9 @@ class ProcessMachines:
         status = done.returncode if done.returncode >= 0 else 128 - done.returncode
         return _run(machine, Outcome.FINISHED, status, done.stdout, done.stderr, describe_status(status))
 
+    def close(self) -> None:
+        """Nothing to end: a run is over when it returns."""
+
 
 def _run(
     machine: Machine,

@@ -9,7 +9,7 @@ import pytest
 from process_machines import ProcessMachines
 
 import constann
-from ci import gate, matrix
+from ci import controls, gate, matrix
 from ci.platforms import Machine
 
 SETS = [implementation.name for implementation in constann.kernels.available()]
@@ -54,13 +54,7 @@ def test_a_machine_that_got_one_different_vector_is_named(position: int, data: m
     np.save(tmp_path / "changed.npy", changed)
     odd = ROWS[position][0]
     other = replace(data, vectors=tmp_path / "changed.npy")
-    rows = matrix.run_matrix(
-        ProcessMachines(),
-        ROWS,
-        data,
-        tmp_path / "out",
-        data_of=lambda machine: other if machine == odd else data,
-    )
+    rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out", special={odd: other})
     assert failing(rows) == [odd.name]
     differences = rows[position].differences
     assert any(text.startswith("exact-cosine.constann differs from that of here/native-") for text in differences)
@@ -111,10 +105,10 @@ def test_the_verdict_follows_the_rows(data: matrix.Data, tmp_path: Path, capsys:
     other = gate.DataSet(tmp_path / "vectors.npy", tmp_path / "queries.npy")
     for path in (other.vectors, other.queries):
         np.save(path, np.zeros((1, 1), np.float32))
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], whole=True) == 0
+    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 0
     assert "verdict: PASS" in capsys.readouterr().out
     rows[0].failure = "could not start: it is not there"
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], whole=True) == 1
+    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 1
     printed = capsys.readouterr().out
     assert f"FAILED here/native-{SETS[0]}: could not start: it is not there" in printed
     assert "verdict: FAIL" in printed
@@ -124,3 +118,30 @@ def test_the_verdict_follows_the_rows(data: matrix.Data, tmp_path: Path, capsys:
 def test_a_folder_without_the_two_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(gate.GateError, match=r"must hold exactly one \*vectors.npy, but it holds 0"):
         gate.find_data(tmp_path)
+
+
+def test_an_unnoticed_control_or_a_planted_wheel_fails_the_gate(
+    data: matrix.Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out")
+    other = gate.DataSet(tmp_path / "vectors.npy", data.queries)
+    np.save(other.vectors, np.zeros((1, 1), np.float32))
+    assert (
+        gate.conclude({"slice": rows}, other, tmp_path, [], ["one different vector was not noticed"], whole=True) == 1
+    )
+    assert "FAILED negative control: one different vector was not noticed" in capsys.readouterr().out
+    assert rows[1].answers is not None
+    rows[1].answers["facts"]["planted_faults"] = "avx2"
+    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 1
+    assert "FAILED a wheel for a release has a planted fault: avx2" in capsys.readouterr().out
+
+
+def test_a_control_must_blame_its_victim_for_its_fault_and_nobody_else(tmp_path: Path) -> None:
+    victim, other = ROWS[0][0], ROWS[1][0]
+    control = controls.Control("one different vector", victim, ".constann differs", changed_vector=True)
+    noticed = matrix.Row(victim, False, tmp_path, differences=["exact-cosine.constann differs from that of x"])
+    innocent = matrix.Row(other, False, tmp_path)
+    assert controls.judge(control, [innocent, noticed]).problems == []
+    assert "was not noticed" in controls.judge(control, [innocent, matrix.Row(victim, False, tmp_path)]).problems[0]
+    blamed = matrix.Row(other, False, tmp_path, failure="could not start: gone")
+    assert "was blamed too" in controls.judge(control, [blamed, noticed]).problems[0]
