@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
     with ExitStack() as stack:
         # Compiling and making images wait for different things: side by side they take half the time.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        building = pool.submit(_build_wheels, every)
+        building = pool.submit(_build_wheels, every, report / "wheels")
         found = stack.enter_context(engine.running(every))
         prepared = images.prepare(found, every, platforms.load_images(), _python())
         built = building.result()
@@ -138,9 +138,9 @@ def _python() -> str:
     return f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
-def _build_wheels(every: Sequence[platforms.Platform]) -> dict[str, Path]:
+def _build_wheels(every: Sequence[platforms.Platform], output: Path) -> dict[str, Path]:
     with step("wheels"):
-        return wheels.build_wheels(every, ROOT, cache.folder("dist"), cache=cache.folder("wheels"))
+        return wheels.build_wheels(every, ROOT, output, cache=cache.folder("wheels"))
 
 
 def _chosen(expected: Sequence[Machine], names: Sequence[str] | None) -> Sequence[Machine]:

@@ -126,10 +126,11 @@ def test_an_unnoticed_control_or_a_planted_wheel_fails_the_gate(
     rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out")
     other = gate.DataSet(tmp_path / "vectors.npy", data.queries)
     np.save(other.vectors, np.zeros((1, 1), np.float32))
-    assert (
-        gate.conclude({"slice": rows}, other, tmp_path, [], ["one different vector was not noticed"], whole=True) == 1
-    )
-    assert "FAILED negative control: one different vector was not noticed" in capsys.readouterr().out
+    control = controls.Control("one different vector", ROWS[0][0], "differs", changed_vector=True)
+    unnoticed = controls.judge(control, [matrix.Row(ROWS[0][0], False, tmp_path)])
+    assert gate.conclude({"slice": rows}, other, tmp_path, [], [unnoticed], whole=True) == 1
+    printed = capsys.readouterr().out
+    assert f"FAILED negative control: one different vector on here/native-{SETS[0]} was not noticed" in printed
     assert rows[1].answers is not None
     rows[1].answers["facts"]["planted_faults"] = "avx2"
     assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 1
