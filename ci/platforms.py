@@ -224,7 +224,10 @@ def _read_platform(path: Path) -> Platform:
 
 def _read_machine(row: Mapping[str, Any], kernels: tuple[KernelSet, ...], path: Path) -> Machine:
     where = f"{path}: machine {row.get('name', '(without a name)')!r}"
-    machine = _read(Machine, row, where, platform=path.stem, forced=False)
+    forced = row.get("forced", False)
+    if not isinstance(forced, bool):
+        raise PlatformError(f"{where}: forced: must be true or false, not {forced!r}")
+    machine = _read(Machine, _without(row, "forced"), where, platform=path.stem, forced=forced)
     known = [each.name for each in kernels]
     if (machine.model is None) != (machine.kernels is None):
         raise PlatformError(f"{where}: model and kernels go together; the native row has neither")

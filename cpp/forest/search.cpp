@@ -71,6 +71,8 @@ class Forest::Walk final : public Index::Searcher {
         const auto end =
             file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), std::uint64_t{leaf} + 1);
         if (begin > end || end > leaf_rows_) damaged("a leaf lies outside its section");
+        // No leaf is met twice, so all together they cannot hold more than the section.
+        if (end - begin > leaf_rows_ - candidates_.size()) damaged("its leaves overlap");
         for (std::uint64_t i = begin; i < end; ++i) {
             candidates_.push_back(file::load<std::uint32_t>(forest_.trees_.leaf_rows.data(), i));
         }

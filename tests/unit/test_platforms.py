@@ -62,7 +62,7 @@ def test_machines_use_the_numpy_that_the_harness_pins() -> None:
         ('kernels = "avx2"', 'kernels = "avx3"', ["Haswell", "avx3"]),
         ('name = "core2duo"', 'name = "qemu64"', ["two machines", "qemu64"]),
         ('model = "core2duo"', "", ["core2duo", "go together"]),
-        ('model = "core2duo"', 'model = "core2duo"\nforced = "yes"', ["core2duo", "forced", "unknown"]),
+        ('model = "core2duo"', 'model = "core2duo"\nforced = "yes"', ["core2duo", "forced", "true or false"]),
         ('name = "linux-x86_64"', 'name = "linux"', ["'linux'", "linux-x86_64"]),
         ("[kernels]", "[kernels", ["TOML"]),
     ],
