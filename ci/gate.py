@@ -189,7 +189,7 @@ def conclude(
     for line in data.description():
         console.print(Text(f"data   {line}"))
     for path in built:
-        console.print(Text(f"wheel  {path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}"))
+        console.print(Text(f"wheel  {path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}"), soft_wrap=True)
     for name, rows in stages.items():
         console.print(_table(name, rows))
     for row in failing:
