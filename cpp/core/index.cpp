@@ -1,6 +1,7 @@
 // See index.hpp.
 #include "core/index.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -31,6 +32,40 @@ void read_canonical(const Matrix& matrix, Metric metric, std::size_t floats, std
     });
 }
 
+// Marks an index as being changed. No lock: a progress callback that waited for its own build would wait for
+// ever.
+class Change {
+  public:
+    explicit Change(std::atomic<bool>& changing) : changing_(changing) {
+        if (changing_.exchange(true)) {
+            throw std::invalid_argument("the index is being changed by another call: wait until it is done");
+        }
+    }
+    ~Change() { changing_.store(false); }
+    Change(const Change&) = delete;
+    Change& operator=(const Change&) = delete;
+
+  private:
+    std::atomic<bool>& changing_;
+};
+
+// A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
+// be searched by nobody or lost on saving.
+void check_layout(const file::Header& found, const file::Header& written) {
+    const auto same_parameter = [](const file::Parameter& a, const file::Parameter& b) {
+        return a.tag == b.tag && a.value == b.value;
+    };
+    const auto same_section = [](const file::Section& a, const file::Section& b) {
+        return a.tag == b.tag && a.offset == b.offset && a.length == b.length;
+    };
+    if (!std::ranges::equal(found.parameters, written.parameters, same_parameter)) {
+        throw file::FormatError("its parameters are not those of its kind");
+    }
+    if (!std::ranges::equal(found.sections, written.sections, same_section)) {
+        throw file::FormatError("its sections are not those of its kind, in their order");
+    }
+}
+
 }  // namespace
 
 Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), metric_(metric), dim_(dim) {
@@ -41,7 +76,7 @@ Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), m
 }
 
 void Index::add(const Matrix& vectors) {
-    const std::lock_guard lock(changing_);
+    const Change change(changing_);
     if (built())
         throw std::invalid_argument("the index is built: rows are added before build(); make a new index");
     check_columns(vectors, dim_, "vectors");
@@ -61,7 +96,7 @@ void Index::add(const Matrix& vectors) {
 }
 
 void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
-    const std::lock_guard lock(changing_);
+    const Change change(changing_);
     if (built()) throw std::invalid_argument("the index is built already: make a new index to build anew");
     if (rows_.size() == 0)
         throw std::invalid_argument("the index holds no vectors: add() some before build()");
@@ -133,13 +168,17 @@ void Index::open_rows(const file::Header& header, std::span<const std::byte> fil
 
 std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
     const file::Header header = file::parse(file);
+    std::unique_ptr<Index> index;
     switch (header.kind) {
         case file::Kind::exact:
-            return Exact::open(header, file, std::move(memory));
+            index = Exact::open(header, file, std::move(memory));
+            break;
         case file::Kind::forest:
-            return Forest::open(header, file, std::move(memory));
+            index = Forest::open(header, file, std::move(memory));
+            break;
     }
-    throw file::FormatError("the header gives an unknown kind of index");
+    check_layout(header, index->header());
+    return index;
 }
 
 }  // namespace constann

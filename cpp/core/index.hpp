@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -33,7 +32,6 @@ class Index {
     Index(const Index&) = delete;
     Index& operator=(const Index&) = delete;
 
-    file::Kind kind() const { return kind_; }
     Metric metric() const { return metric_; }
     std::uint32_t dim() const { return dim_; }
     std::uint64_t size() const { return rows_.size(); }
@@ -85,7 +83,7 @@ class Index {
     Metric metric_;
     std::uint32_t dim_;
     std::uint64_t seed_ = 0;
-    std::mutex changing_;  // add() and build() from several threads come one after another
+    std::atomic<bool> changing_{false};  // by add() or build(), whose progress callback may call anything
     std::atomic<bool> built_{false};
     Floats own_rows_;
     std::shared_ptr<const void> memory_;

@@ -7,7 +7,7 @@
 namespace constann {
 namespace {
 
-// A sum of squares in float64, in the lane order. The square of a float32 is exact here.
+// A sum of squares in float64, in the lane order.
 template <class T>
 double squared_norm(std::span<const T> vector) {
     double lane[kernels::kLanes] = {};

@@ -6,7 +6,6 @@
 #include <condition_variable>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -65,8 +64,9 @@ class Work {
                     run_until_empty();
                     worker_ended();
                 });
-            } catch (const std::system_error&) {
-                worker_ended();  // no more threads to be had: those that run do the work, or the caller does
+            } catch (...) {
+                // No more threads, or no memory for one: those that run do the work, or the caller does.
+                worker_ended();
                 break;
             }
         }

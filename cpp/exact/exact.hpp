@@ -14,7 +14,10 @@ class Exact final : public Index {
                                        std::shared_ptr<const void> memory);
 
   private:
-    void build_structure(unsigned, const Watch&) override {}
+    // Nothing to build: the rows are the index.
+    void build_structure(unsigned, const Watch& watch) override {
+        if (watch) watch(1, 1);
+    }
     std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const override;
     std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
     std::vector<file::Parameter> parameters() const override { return {}; }

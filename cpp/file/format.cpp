@@ -202,7 +202,6 @@ Header parse(std::span<const std::byte> file) {
         refuse("the header gives an impossible number of sections:", sections);
     read_parameters(reader, header, parameters);
     read_sections(reader, header, sections, total);
-    reader.take(0);
     return header;
 }
 

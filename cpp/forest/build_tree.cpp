@@ -36,20 +36,20 @@ class TreeBuilder {
     Trees build() {
         out_.leaf_bounds.push_back(0);
         out_.roots.push_back(0);
-        std::vector<Part> open = {{0, rows_.size(), nullptr_child}};
+        std::vector<Part> open = {{0, rows_.size(), kNoChild}};
         while (!open.empty()) {
             stop_.check();
             const Part part = open.back();
             open.pop_back();
             const std::uint32_t self =
                 part.end - part.begin <= capacity_ ? make_leaf(part) : make_split(part, open);
-            (part.child == nullptr_child ? out_.roots[0] : out_.children[part.child]) = self;
+            (part.child == kNoChild ? out_.roots[0] : out_.children[part.child]) = self;
         }
         return std::move(out_);
     }
 
   private:
-    static constexpr std::size_t nullptr_child = static_cast<std::size_t>(-1);
+    static constexpr std::size_t kNoChild = static_cast<std::size_t>(-1);
 
     // Rows order_[begin..end) wait to become a node; `child` is the place in `children` that will point to
     // it.

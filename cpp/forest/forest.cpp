@@ -77,6 +77,13 @@ void Forest::build_structure(unsigned threads, const Watch& watch) {
     });
     Trees all;
     all.leaf_bounds.push_back(0);
+    std::size_t plane_floats = 0, leaf_row_count = 0;
+    for (const Trees& tree : grown) {
+        plane_floats += tree.planes.size();
+        leaf_row_count += tree.leaf_rows.size();
+    }
+    all.planes.reserve(plane_floats);
+    all.leaf_rows.reserve(leaf_row_count);
     for (Trees& tree : grown) {
         append_tree(all, tree);
         tree = Trees();

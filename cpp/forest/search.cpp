@@ -2,7 +2,7 @@
 // checked before it is followed, and no walk visits more nodes than there are.
 #include <algorithm>
 #include <limits>
-#include <queue>
+#include <string>
 
 #include "core/ordered.hpp"
 #include "file/little_endian.hpp"
@@ -14,9 +14,10 @@ namespace constann {
 
 class Forest::Walk final : public Index::Searcher {
   public:
-    Walk(const Forest& forest, std::uint64_t wanted)
+    Walk(const Forest& forest, std::uint64_t effort, std::size_t k)
         : forest_(forest),
-          wanted_(wanted),
+          effort_(effort),
+          k_(std::min<std::uint64_t>(k, forest.size())),
           splits_(forest.trees_.offsets.size() / sizeof(float)),
           leaves_(forest.trees_.leaf_bounds.size() / sizeof(std::uint64_t) - 1),
           leaf_rows_(forest.trees_.leaf_rows.size() / sizeof(std::uint32_t)),
@@ -32,30 +33,43 @@ class Forest::Walk final : public Index::Searcher {
 
   private:
     [[noreturn]] static void damaged(const char* what) {
-        throw file::FormatError(std::string("the index is damaged: ") + what +
-                                "; open it with verify=True to find where");
+        throw file::FormatError(std::string("the index is damaged: ") + what + "");
     }
 
-    // Candidates from the most promising nodes of all trees, until there are enough of them.
+    // Candidates from the most promising nodes of all trees, until there are as many as the effort asks for,
+    // and as many different ones as k: trees share most of them.
     void gather(const std::byte* query) {
+        start();
+        std::uint64_t wanted = effort_;
+        for (;;) {
+            while (!open_.empty() && gathered_ < wanted) visit(query);
+            std::sort(candidates_.begin(), candidates_.end());
+            candidates_.erase(std::unique(candidates_.begin(), candidates_.end()), candidates_.end());
+            if (open_.empty() || candidates_.size() >= k_) return;
+            wanted = gathered_ + (k_ - candidates_.size());
+        }
+    }
+
+    void start() {
         candidates_.clear();
         open_.clear();
-        splits_seen_ = leaves_seen_ = 0;
+        splits_seen_ = leaves_seen_ = gathered_ = 0;
         const std::uint64_t roots = forest_.trees_.roots.size() / sizeof(std::uint32_t);
         for (std::uint64_t tree = 0; tree < roots; ++tree) {
             push(std::numeric_limits<float>::infinity(),
                  file::load<std::uint32_t>(forest_.trees_.roots.data(), tree));
         }
-        while (!open_.empty() && candidates_.size() < wanted_) {
-            std::pop_heap(open_.begin(), open_.end());
-            const std::uint64_t key = open_.back();
-            open_.pop_back();
-            const auto node = static_cast<std::uint32_t>(key);
-            if (node & kLeafBit) {
-                take_leaf(node & ~kLeafBit);
-            } else {
-                follow_split(from_ordered_bits(static_cast<std::uint32_t>(key >> 32)), node, query);
-            }
+    }
+
+    void visit(const std::byte* query) {
+        std::pop_heap(open_.begin(), open_.end());
+        const std::uint64_t key = open_.back();
+        open_.pop_back();
+        const auto node = static_cast<std::uint32_t>(key);
+        if (node & kLeafBit) {
+            take_leaf(node & ~kLeafBit);
+        } else {
+            follow_split(from_ordered_bits(static_cast<std::uint32_t>(key >> 32)), node, query);
         }
     }
 
@@ -72,7 +86,8 @@ class Forest::Walk final : public Index::Searcher {
             file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), std::uint64_t{leaf} + 1);
         if (begin > end || end > leaf_rows_) damaged("a leaf lies outside its section");
         // No leaf is met twice, so all together they cannot hold more than the section.
-        if (end - begin > leaf_rows_ - candidates_.size()) damaged("its leaves overlap");
+        if (end - begin > leaf_rows_ - gathered_) damaged("its leaves overlap");
+        gathered_ += end - begin;
         for (std::uint64_t i = begin; i < end; ++i) {
             candidates_.push_back(file::load<std::uint32_t>(forest_.trees_.leaf_rows.data(), i));
         }
@@ -91,10 +106,7 @@ class Forest::Walk final : public Index::Searcher {
         }
     }
 
-    // Each candidate once, by the canonical kernel.
     void score(const std::byte* query, NearestRows& nearest) {
-        std::sort(candidates_.begin(), candidates_.end());
-        candidates_.erase(std::unique(candidates_.begin(), candidates_.end()), candidates_.end());
         const RowsView& rows = forest_.rows();
         if (!candidates_.empty() && candidates_.back() >= rows.size())
             damaged("a leaf names a row that does not exist");
@@ -106,7 +118,8 @@ class Forest::Walk final : public Index::Searcher {
     }
 
     const Forest& forest_;
-    const std::uint64_t wanted_;
+    const std::uint64_t effort_;
+    const std::uint64_t k_;  // no more than there are rows
     const std::uint64_t splits_;
     const std::uint64_t leaves_;
     const std::uint64_t leaf_rows_;
@@ -114,6 +127,7 @@ class Forest::Walk final : public Index::Searcher {
     const kernels::KernelTable& kernels_;
     std::uint64_t splits_seen_ = 0;
     std::uint64_t leaves_seen_ = 0;
+    std::uint64_t gathered_ = 0;       // rows of the leaves seen, the same row of several trees each time
     std::vector<std::uint64_t> open_;  // a heap of (priority, node)
     std::vector<std::uint32_t> candidates_;
     std::vector<const std::byte*> addresses_;
@@ -121,7 +135,7 @@ class Forest::Walk final : public Index::Searcher {
 };
 
 std::unique_ptr<Index::Searcher> Forest::searcher(std::uint64_t effort, std::size_t k) const {
-    return std::make_unique<Walk>(*this, std::max<std::uint64_t>(effort, k));
+    return std::make_unique<Walk>(*this, effort, k);
 }
 
 }  // namespace constann

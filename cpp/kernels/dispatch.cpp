@@ -37,8 +37,9 @@ constexpr Implementation kImplementations[] = {
     {&scalar::table, "plain loops, the reference", ""},
 #if defined(__x86_64__)
     {&baseline::table, "SSE2, which every x86-64 CPU has", ""},
-    {&avx2::table, "AVX2", "avx2"},
-    {&avx512::table, "AVX-512 (F, BW, DQ, VL)", "avx512f avx512bw avx512dq avx512vl"},
+    {&avx2::table, "AVX2", "sse4_2 popcnt avx avx2"},
+    {&avx512::table, "AVX-512 (F, BW, DQ, VL)",
+     "sse4_2 popcnt avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl"},
 #elif defined(__aarch64__)
     {&neon::table, "NEON, which every 64-bit Arm CPU has", ""},
 #endif

@@ -12,7 +12,7 @@ namespace constann::kernels {
 struct Implementation {
     const KernelTable* table;
     const char* description;
-    const char* requires_features;  // names of cpu_features(), separated by spaces
+    const char* requires_features;  // of cpu_features(): all that its flags let the compiler use
 };
 
 // All that were compiled in, from the plainest to the fastest.

@@ -4,6 +4,13 @@
 
 #include <cstddef>
 
+#if defined(__FAST_MATH__)
+#error "-ffast-math changes results: Constann is never built with it"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#error "float arithmetic must be rounded to float at each step: leave out -mfpmath=387"
+#endif
+
 namespace constann::kernels {
 
 // THE LANE ORDER. A sum over a row runs in 16 lanes that start at +0. Lane `i % 16` adds term `i`, each

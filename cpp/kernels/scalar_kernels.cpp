@@ -2,10 +2,6 @@
 // can say it. Written apart from the vector source so that the two check each other: share no code with it.
 #include "kernels/kernel_table.hpp"
 
-#if defined(__FAST_MATH__)
-#error "-ffast-math changes results: Constann is never built with it"
-#endif
-
 namespace constann::kernels::scalar {
 namespace {
 

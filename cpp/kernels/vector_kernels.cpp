@@ -7,9 +7,6 @@
 #if !defined(CONSTANN_KERNEL_SET) || !defined(CONSTANN_KERNEL_WIDTH) || !defined(CONSTANN_KERNEL_ROWS)
 #error "CMakeLists.txt names the kernel set, its vector width in floats and how many rows it scores at once"
 #endif
-#if defined(__FAST_MATH__)
-#error "-ffast-math changes results: Constann is never built with it"
-#endif
 
 #if defined(__clang__)
 #define CONSTANN_UNROLL _Pragma("clang loop unroll(full)")

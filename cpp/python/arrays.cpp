@@ -3,6 +3,8 @@
 
 #include <string>
 
+#include "kernels/floating_point.hpp"
+
 namespace py = pybind11;
 
 namespace constann::python {
@@ -41,12 +43,22 @@ std::string shape_of(const py::array& array) {
 
 }  // namespace
 
-Array rows_of(const py::object& object, const char* what, bool one_row_may_be_flat) {
-    py::array array = py::array::ensure(object);
-    if (!array) {
-        PyErr_Clear();
-        throw py::type_error(std::string(what) + " must be a numpy array or what numpy can make one of");
+py::array array_of(const py::object& object, const char* what) {
+    if (Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_)
+        return py::reinterpret_borrow<py::array>(object);
+    py::array array;
+    // numpy may have to convert (a list, a table): its arithmetic obeys the process's settings, ours must
+    // not.
+    kernels::with_canonical_floating_point([&] { array = py::array(object); });
+    if (py::hasattr(object, "mask")) {
+        throw py::type_error(std::string(what) +
+                             " are a masked array: fill the masked elements, or drop their rows");
     }
+    return array;
+}
+
+Array rows_of(const py::object& object, const char* what, bool one_row_may_be_flat) {
+    py::array array = array_of(object, what);
     const ElementType type = element_type(array.dtype(), what);
     const bool flat = array.ndim() == 1 && one_row_may_be_flat;
     if (array.ndim() != 2 && !flat) {
@@ -63,7 +75,8 @@ Array rows_of(const py::object& object, const char* what, bool one_row_may_be_fl
     return {std::move(array), matrix};
 }
 
-std::uint64_t unsigned_of(const py::object& object, const char* what, std::uint64_t least) {
+std::uint64_t unsigned_of(const py::object& object, const char* what, std::uint64_t least,
+                          std::uint64_t most) {
     const auto number = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
     if (!number) {
         PyErr_Clear();
@@ -73,17 +86,18 @@ std::uint64_t unsigned_of(const py::object& object, const char* what, std::uint6
     const std::uint64_t value = PyLong_AsUnsignedLongLong(number.ptr());
     const bool outside = PyErr_Occurred() != nullptr;
     if (outside) PyErr_Clear();
-    if (outside || value < least) {
-        throw py::value_error(std::string(what) + " must be " + std::to_string(least) + " to 2^64 - 1, not " +
-                              py::str(number).cast<std::string>());
+    if (outside || value < least || value > most) {
+        const std::string bound = most == UINT64_MAX ? "2^64 - 1" : std::to_string(most);
+        throw py::value_error(std::string(what) + " must be " + std::to_string(least) + " to " + bound +
+                              ", not " + py::str(number).cast<std::string>());
     }
     return value;
 }
 
 std::optional<std::uint64_t> optional_unsigned_of(const py::object& object, const char* what,
-                                                  std::uint64_t least) {
+                                                  std::uint64_t least, std::uint64_t most) {
     if (object.is_none()) return std::nullopt;
-    return unsigned_of(object, what, least);
+    return unsigned_of(object, what, least, most);
 }
 
 }  // namespace constann::python

@@ -18,13 +18,17 @@ struct Array {
     Matrix matrix;
 };
 
+// `object` as an array: itself, or what numpy makes of it. Errors of the making pass through.
+pybind11::array array_of(const pybind11::object& object, const char* what);
+
 // `object` as rows; a single row may have one axis where `one_row_may_be_flat`. `what` names it in errors.
 // Raises TypeError for an element type that is not accepted, ValueError for a wrong shape.
 Array rows_of(const pybind11::object& object, const char* what, bool one_row_may_be_flat);
 
-// A Python integer in 0..2^64-1; raises TypeError or ValueError that names it.
-std::uint64_t unsigned_of(const pybind11::object& object, const char* what, std::uint64_t least);
+// A Python integer from `least` to `most`; raises TypeError or ValueError that names it.
+std::uint64_t unsigned_of(const pybind11::object& object, const char* what, std::uint64_t least,
+                          std::uint64_t most = UINT64_MAX);
 std::optional<std::uint64_t> optional_unsigned_of(const pybind11::object& object, const char* what,
-                                                  std::uint64_t least);
+                                                  std::uint64_t least, std::uint64_t most = UINT64_MAX);
 
 }  // namespace constann::python

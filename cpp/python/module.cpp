@@ -6,9 +6,11 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "exact/exact.hpp"
@@ -33,6 +35,10 @@ Metric metric_of(const std::string& name) {
     throw py::value_error("there is no metric '" + name + "': use 'cosine' or 'euclidean'");
 }
 
+std::uint32_t dim_of(const py::object& dim) {
+    return static_cast<std::uint32_t>(unsigned_of(dim, "dim", 1, kMaxDim));
+}
+
 const char* name_of(Metric metric) {
     return metric == Metric::cosine ? "cosine" : "euclidean";
 }
@@ -52,35 +58,57 @@ unsigned threads_of(const py::object& threads) {
     return static_cast<unsigned>(std::min<std::uint64_t>(wanted, 4096));
 }
 
+// Thrown by a watch while the interpreter ends: nothing may touch Python from then on.
+struct InterpreterEnds {};
+
+bool interpreter_ends() {
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 // Looks for Ctrl-C, and tells `progress` (a callable or None) how far the work is.
 Watch watch_for(const py::object& progress) {
     return [callback = py::handle(progress)](std::uint64_t done, std::uint64_t total) {
+        if (interpreter_ends()) throw InterpreterEnds();
         const py::gil_scoped_acquire gil;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (!callback.is_none()) callback(done, total);
     };
 }
 
+// Runs `work` without the GIL. In a daemon thread that the interpreter has left behind, it never returns: to
+// take the GIL then would end the whole process.
+template <class Work>
+void without_gil(Work&& work) {
+    const py::gil_scoped_release release;
+    try {
+        work();
+    } catch (const InterpreterEnds&) {
+        for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+}
+
 void add(Index& index, const py::object& vectors, const py::object& ids) {
     not_built_yet(ids, "ids");
     const Array rows = rows_of(vectors, "vectors", false);
-    const py::gil_scoped_release release;
-    index.add(rows.matrix);
+    without_gil([&] { index.add(rows.matrix); });
 }
 
 void build(Index& index, const py::object& threads, const py::object& seed, const py::object& progress) {
     const unsigned thread_count = threads_of(threads);
     const std::uint64_t seed_value = unsigned_of(seed, "seed", 0);
     const Watch watch = watch_for(progress);
-    const py::gil_scoped_release release;
-    index.build(thread_count, seed_value, watch);
+    without_gil([&] { index.build(thread_count, seed_value, watch); });
 }
 
 py::tuple search(const Index& index, const py::object& queries, const py::object& k, const py::object& effort,
                  const py::object& threads, const py::object& allowed, const py::object& exclude) {
     not_built_yet(allowed, "allowed");
     not_built_yet(exclude, "exclude");
-    const std::uint64_t wanted = unsigned_of(k, "k", 1);
+    const std::uint64_t wanted = unsigned_of(k, "k", 1, PY_SSIZE_T_MAX / 8);
     const Array array = rows_of(queries, "queries", true);
     const std::uint64_t count = array.matrix.rows;
     const unsigned thread_count = threads.is_none() && count <= 1 ? 1 : threads_of(threads);
@@ -94,11 +122,8 @@ py::tuple search(const Index& index, const py::object& queries, const py::object
     const std::span<std::int64_t> id_span(ids.mutable_data(), static_cast<std::size_t>(ids.size()));
     const std::span<float> distance_span(distances.mutable_data(),
                                          static_cast<std::size_t>(distances.size()));
-    {
-        const Watch watch = watch_for(py::none());
-        const py::gil_scoped_release release;
-        index.search(request, watch, id_span, distance_span);
-    }
+    const Watch watch = watch_for(py::none());
+    without_gil([&] { index.search(request, watch, id_span, distance_span); });
     return py::make_tuple(std::move(ids), std::move(distances));
 }
 
@@ -138,14 +163,30 @@ py::tuple encode_header(const Index& index, const std::vector<std::string>& dige
     return py::make_tuple(offsets, py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
-std::span<const std::byte> bytes_of(const py::buffer_info& info) {
-    return {static_cast<const std::byte*>(info.ptr), static_cast<std::size_t>(info.size * info.itemsize)};
-}
+// A buffer's bytes, which must lie one after another; held until this is destroyed, on any thread.
+class Bytes {
+  public:
+    explicit Bytes(const py::object& object) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+    }
+    ~Bytes() {
+        const py::gil_scoped_acquire gil;
+        PyBuffer_Release(&view_);
+    }
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+    std::span<const std::byte> span() const {
+        return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+
+  private:
+    Py_buffer view_{};
+};
 
 // The header's length, and (name, offset, length, digest) of each section.
-py::tuple inspect(const py::buffer& buffer) {
-    const py::buffer_info info = buffer.request();
-    const file::Header header = file::parse(bytes_of(info));
+py::tuple inspect(const py::object& buffer) {
+    const Bytes bytes(buffer);
+    const file::Header header = file::parse(bytes.span());
     py::list sections;
     for (const file::Section& section : header.sections) {
         sections.append(py::make_tuple(
@@ -158,13 +199,9 @@ py::tuple inspect(const py::buffer& buffer) {
 
 // Opens the index in `buffer`, which stays alive and exported as long as the index does.
 template <class Kind>
-std::unique_ptr<Kind> open_kind(const py::buffer& buffer) {
-    std::shared_ptr<const py::buffer_info> info(new py::buffer_info(buffer.request()),
-                                                [](const py::buffer_info* held) {
-                                                    const py::gil_scoped_acquire gil;
-                                                    delete held;
-                                                });
-    std::unique_ptr<Index> index = constann::open(bytes_of(*info), info);
+std::unique_ptr<Kind> open_kind(const py::object& buffer) {
+    const auto bytes = std::make_shared<const Bytes>(buffer);
+    std::unique_ptr<Index> index = constann::open(bytes->span(), bytes);
     if (dynamic_cast<Kind*>(index.get()) == nullptr)
         throw file::FormatError("the file holds another kind of index");
     return std::unique_ptr<Kind>(static_cast<Kind*>(index.release()));
@@ -222,8 +259,8 @@ queries : array, shape (q, dim) or (dim,)
 k : int
     Neighbours wanted, at least 1.
 effort : int, optional
-    Trades time for recall, in the kind's own unit: for a forest the candidates gathered before they are
-    scored (at least k; the index's own default is stored in it). An exact index takes none.
+    Trades time for recall, in the kind's own unit: for a forest the candidates that its trees offer before they
+    are scored (more, until k different rows are met; the default is stored in the index). An exact index takes none.
 threads : int, optional
     At most so many threads; None means the CPUs this process may use. The answer does not depend on it.
 allowed, exclude
@@ -275,16 +312,14 @@ void bind_indexes(py::module_& module) {
         .def_property_readonly("built", &Index::built, "Whether build() is done.");
     py::class_<Exact, Index>(module, "Exact")
         .def(py::init([](const py::object& dim, const std::string& metric) {
-                 const std::uint64_t size = std::min<std::uint64_t>(unsigned_of(dim, "dim", 1), UINT32_MAX);
-                 return std::make_unique<Exact>(static_cast<std::uint32_t>(size), metric_of(metric));
+                 return std::make_unique<Exact>(dim_of(dim), metric_of(metric));
              }),
              py::arg("dim"), py::arg("metric"))
         .def(py::init(&open_kind<Exact>), py::arg("buffer"));
     py::class_<Forest, Index>(module, "Forest")
         .def(py::init([](const py::object& dim, const std::string& metric, const py::object& trees,
                          const py::object& effort) {
-                 const std::uint64_t size = std::min<std::uint64_t>(unsigned_of(dim, "dim", 1), UINT32_MAX);
-                 return std::make_unique<Forest>(static_cast<std::uint32_t>(size), metric_of(metric),
+                 return std::make_unique<Forest>(dim_of(dim), metric_of(metric),
                                                  optional_unsigned_of(trees, "trees", 1),
                                                  optional_unsigned_of(effort, "effort", 1));
              }),
@@ -303,6 +338,7 @@ PYBIND11_MODULE(_core, module) {
     module.doc() = "The C++ core of constann; use the package, not this module.";
     py::register_local_exception<file::FormatError>(module, "FileFormatError", PyExc_ValueError);
     module.def("inspect", &python::inspect, py::arg("buffer"));
+    module.def("as_array", [](const py::object& object) { return python::array_of(object, "vectors"); });
     module.attr("format_version") = file::kFormatVersion;
     module.attr("arithmetic_revision") = file::kArithmeticRevision;
     module.attr("builder_revision") = file::kBuilderRevision;

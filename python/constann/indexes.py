@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NoReturn
 
-import numpy as np
 import numpy.typing as npt
 
 from constann import _core, storage
@@ -143,8 +142,8 @@ _KINDS: dict[str, Callable[[int, Metric], Index]] = {"exact": Exact, "forest": F
 def build(
     vectors: npt.ArrayLike,
     metric: Metric = "cosine",
+    kind: Literal["exact", "forest", "graph"] | None = None,
     *,
-    kind: Literal["exact", "forest", "graph"],
     ids: None = None,
     threads: int | None = None,
     seed: int = 0,
@@ -159,7 +158,7 @@ def build(
     metric : {"cosine", "euclidean"}
         See `Exact`.
     kind : {"exact", "forest"}
-        See `Exact` and `Forest`.
+        See `Exact` and `Forest`. There is no default yet.
     ids, threads, seed, progress
         See `Index.add` and `Index.build`.
 
@@ -173,16 +172,15 @@ def build(
     ValueError, TypeError
         As `Index.add` and `Index.build`; or there is no such kind or metric.
     """
+    if kind is None:
+        raise TypeError("say which kind of index to build: kind='exact' or kind='forest'")
     if kind not in _KINDS:
         raise ValueError(f"there is no index kind {kind!r}: use 'exact' or 'forest'")
-    shape = getattr(vectors, "shape", None)
-    if shape is None:
-        vectors = np.asarray(vectors)
-        shape = vectors.shape
-    if len(shape) != 2:
-        raise ValueError(f"vectors must have shape (n, dim), not {tuple(shape)}")
-    index = _KINDS[kind](shape[1], metric)
-    index.add(vectors, ids)
+    array = _core.as_array(vectors)
+    if array.ndim != 2:
+        raise ValueError(f"vectors must have shape (n, dim), not {array.shape}")
+    index = _KINDS[kind](array.shape[1], metric)
+    index.add(array, ids)
     index.build(threads, seed, progress)
     return index
 

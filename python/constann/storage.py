@@ -45,7 +45,7 @@ def header_parts(index: "Index") -> HeaderParts:
 def save(index: "Index", path: Path) -> None:
     """Write `index` beside `path` and put it there in one step; see `Index.save`."""
     parts = header_parts(index)
-    path = os.fspath(path)
+    path = os.fsdecode(path)
     unfinished = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
     try:
         # Exclusive, and with the permissions any new file of this user gets.

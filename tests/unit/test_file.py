@@ -1,5 +1,6 @@
 """The index file: what is saved is opened again; what is damaged, foreign or cut is refused or searched in safety."""
 
+import gc
 import hashlib
 import os
 import pickle
@@ -103,7 +104,7 @@ def test_a_hostile_file_gives_an_answer_or_a_clear_error(data: st.DataObject) ->
     try:
         length, kind, _ = _core.inspect(file)
         index = from_buffer(kind, file, storage.HeaderParts(file[:length], b"", []))
-        effort = 1000 if kind == "forest" else None
+        effort = data.draw(st.sampled_from([None, 1000])) if kind == "forest" else None
         ids, _ = index.search(np.ones((3, index.dim), np.float32), 5, effort=effort)
     except constann.FileFormatError:
         return
@@ -119,6 +120,85 @@ def _hostile(tmp_path_factory: pytest.TempPathFactory, vectors: np.ndarray) -> N
         path = tmp_path_factory.mktemp("hostile") / kind
         constann.build(vectors[:60, :7], "euclidean", kind=kind).save(path)
         HOSTILE[kind] = path.read_bytes()
+
+
+def parts_of(index: constann.Index) -> list[tuple[str, bytes]]:
+    return [(name, bytes(content)) for name, content in index._contents()]
+
+
+def written(index: constann.Index, parts: list[tuple[str, bytes]]) -> bytes:
+    """A file of these sections, all digests right, with the header of `index`: what a hostile writer would make."""
+    _, header = index._encode_header([bytes(32)] * len(index._contents()))
+    first = len(header) - 56 * len(index._contents())
+    tags = {name: header[first + 56 * i :][:4] for i, (name, _) in enumerate(index._contents())}
+    fixed = bytearray(header[:first])
+    table, body = bytearray(), bytearray()
+    start = len(fixed) + 56 * len(parts) + 32
+    end = start
+    for name, content in parts:
+        offset = -(-end // 64) * 64
+        body += bytes(offset - end) + content
+        end = offset + len(content)
+        digest = hashlib.sha256(content).digest()
+        table += tags[name] + bytes(4) + offset.to_bytes(8, "little") + len(content).to_bytes(8, "little") + digest
+    fixed[64:72] = end.to_bytes(8, "little")
+    fixed[76:80] = len(parts).to_bytes(4, "little")
+    whole = bytes(fixed + table)
+    return whole + hashlib.sha256(whole).digest() + bytes(body)
+
+
+def test_a_file_holds_what_its_kind_writes_and_nothing_else(tmp_path: Path, vectors: np.ndarray) -> None:
+    index = constann.build(vectors[:60, :7], "euclidean", kind="forest")
+    parts = parts_of(index)
+    path = tmp_path / "index"
+    path.write_bytes(written(index, parts))
+    assert constann.open(path, verify=True).fingerprint == index.fingerprint  # the writer itself is right
+    swapped = [*parts[:1], parts[2], parts[1], *parts[3:]]
+    doubled = [*parts, parts[-1]]
+    missing = parts[:-1]
+    for changed in (swapped, doubled, missing):
+        path.write_bytes(written(index, changed))
+        with pytest.raises(constann.FileFormatError, match=r"not those of its kind|twice|missing"):
+            constann.open(path)
+
+
+def test_trees_that_share_a_leaf_are_refused_before_they_fill_the_memory(tmp_path: Path) -> None:
+    rows = np.zeros((50, 7), np.float32)
+    index = constann.Forest(7, "euclidean", trees=2000, effort=2**64 - 1)
+    index.add(rows[:5])
+    index.build()
+    parts = dict(parts_of(index))
+    parts["tree_roots"] = np.full(2000, 0x80000000, np.uint32).tobytes()  # every tree is leaf 0 ...
+    bounds = np.frombuffer(parts["leaf_bounds"], np.uint64).copy()
+    bounds[1:] = bounds[-1]  # ... which holds all rows of all trees
+    parts["leaf_bounds"] = bounds.tobytes()
+    (tmp_path / "index").write_bytes(written(index, list(parts.items())))
+    opened = constann.open(tmp_path / "index", verify=True)
+    with pytest.raises(constann.FileFormatError, match="its leaves overlap"):
+        opened.search(rows[:1], 1)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_damage_found_by_a_worker_thread_reaches_the_caller(threads: int, tmp_path: Path, vectors: np.ndarray) -> None:
+    index = constann.build(vectors[:60, :7], "euclidean", kind="forest")
+    parts = dict(parts_of(index))
+    parts["leaf_rows"] = np.full(len(parts["leaf_rows"]) // 4, 60, np.uint32).tobytes()
+    (tmp_path / "index").write_bytes(written(index, list(parts.items())))
+    with pytest.raises(constann.FileFormatError, match="names a row that does not exist"):
+        constann.open(tmp_path / "index").search(vectors[:500, :7], threads=threads)
+
+
+def test_a_buffer_whose_bytes_are_not_in_a_row_is_refused(small: Path) -> None:
+    scattered = np.frombuffer(small.read_bytes(), np.uint8)[::2]
+    with pytest.raises((BufferError, ValueError)):
+        _core.inspect(scattered)
+
+
+def test_sections_outlive_their_index(vectors: np.ndarray) -> None:
+    content = constann.build(vectors[:60], kind="exact")._contents()[0][1]
+    gc.collect()
+    again = constann.build(vectors[:60], kind="exact")._contents()[0][1]
+    assert bytes(content) == bytes(again)
 
 
 def test_a_tree_that_runs_in_a_circle_is_found_while_searching(tmp_path: Path, vectors: np.ndarray) -> None:

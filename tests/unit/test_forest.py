@@ -105,3 +105,11 @@ def test_defaults_are_settled_when_the_index_is_made() -> None:
     assert (forest.trees, forest.leaf_capacity) == (32, 12)
     assert forest.effort == 32 * 100
     assert constann.Forest(384, "cosine", trees=10).effort == 10 * 386
+
+
+def test_as_many_rows_are_found_as_are_asked_for(vectors: np.ndarray) -> None:
+    """However small the effort, and although the trees offer the same rows again and again."""
+    index = constann.build(vectors[:, :6], kind="forest")
+    for k in (1, 50, 1999, 2000):
+        ids, _ = index.search(vectors[:3, :6], k=k, effort=1)
+        assert all(len(set(row)) == k and row.min() >= 0 for row in ids)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import reference
 
 import constann
 
@@ -120,44 +121,66 @@ def mode(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL
     return loaded
 
 
+def hard_rows(scale: float) -> np.ndarray:
+    """Rows in float64, so that reading them is under the guard as well."""
+    return (np.random.default_rng(3).standard_normal((900, 20)) * scale).astype(np.float32).astype(np.float64)
+
+
+# Numbers whose terms or sums are denormal, and the modes that change their distances where nothing guards them.
+EUCLIDEAN_PRODUCTS = ("euclidean", 1e-21, {"flushing", "rounding_up"})
+COSINE_DENORMALS = ("cosine", 1e-41, {"flushing", "rounding_up"})
+EUCLIDEAN_DENORMALS = ("euclidean", 1e-41, {"rounding_up"})
+HARD = [EUCLIDEAN_PRODUCTS, COSINE_DENORMALS, EUCLIDEAN_DENORMALS]
+
+
+@pytest.mark.parametrize(("metric", "scale", "changing"), HARD)
 @pytest.mark.parametrize("which", ["flushing", "rounding_up", "unmasked"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_process_cannot_change_the_arithmetic_and_keeps_its_own_setting(
-    kind: str, which: str, mode: ctypes.CDLL
+    kind: str, which: str, metric: str, scale: float, changing: set[str], mode: ctypes.CDLL
 ) -> None:
-    # Numbers whose products are denormal: flushing or another rounding changes most of them.
-    generator = np.random.default_rng(3)
-    rows = (generator.standard_normal((900, 20)) * 1e-21).astype(np.float32)
-    tiny = (generator.standard_normal((900, 20)) * 1e-41).astype(np.float32)
-    for metric, these in [("euclidean", rows), ("cosine", tiny), ("euclidean", tiny)]:
-        # float64 input is converted here too, under the same guard
-        wide = these.astype(np.float64)
-        expected = answers(constann.build(wide, metric, kind=kind), wide[:30], threads=2)
-        before = mode.get_mode()
-        asked = getattr(mode, which)()
-        mode.set_mode(asked)
-        try:
-            index = constann.build(wide, metric, kind=kind, threads=2)
-            ids, distances = index.search(wide[:30], 10, threads=2)
-            after = mode.get_mode()
-        finally:
-            mode.set_mode(before)
-        assert after == asked, "the caller's setting is left as it was"
-        assert (index.fingerprint, ids.tobytes(), distances.tobytes()) == expected
-
-
-def test_the_mode_library_really_changes_arithmetic(mode: ctypes.CDLL) -> None:
-    """Control of the test above: without the guard these modes are seen."""
-    tiny = np.full(64, 1e-30, np.float32)
+    rows = hard_rows(scale)
+    expected = answers(constann.build(rows, metric, kind=kind), rows[:30], threads=2)
     before = mode.get_mode()
-    plain = np.multiply(tiny, tiny * np.float32(1e-9))
-    assert plain.any() or np.multiply(tiny, np.full(64, 1e-12, np.float32)).any()
-    mode.set_mode(mode.flushing())
+    asked = getattr(mode, which)()
+    mode.set_mode(asked)
     try:
-        flushed = np.multiply(tiny, np.full(64, 1e-12, np.float32))
+        index = constann.build(rows, metric, kind=kind, threads=2)
+        ids, distances = index.search(rows[:30], 10, threads=2)
+        after = mode.get_mode()
     finally:
         mode.set_mode(before)
-    assert not flushed.any()
+    assert after == asked, "the caller's setting is left as it was"
+    assert (index.fingerprint, ids.tobytes(), distances.tobytes()) == expected
+
+
+@pytest.mark.parametrize(("metric", "scale", "changing"), HARD)
+@pytest.mark.parametrize("which", ["flushing", "rounding_up"])
+def test_without_the_guard_these_modes_change_these_distances(
+    which: str, metric: str, scale: float, changing: set[str], mode: ctypes.CDLL
+) -> None:
+    """Control of the test above: numpy, which has no guard, gives other bits where `changing` says so."""
+    rows = hard_rows(scale).astype(np.float32)
+    plain = reference.distances(metric, rows[0], rows)
+    before = mode.get_mode()
+    mode.set_mode(getattr(mode, which)())
+    try:
+        unguarded = reference.distances(metric, rows[0], rows)
+    finally:
+        mode.set_mode(before)
+    assert (plain.view(np.uint32) != unguarded.view(np.uint32)).any() == (which in changing)
+
+
+def test_lists_are_converted_under_the_guard_too(mode: ctypes.CDLL) -> None:
+    mixed = [np.full(16, 1e-41, np.float32), np.ones(16)]
+    expected = constann.build(mixed, "euclidean", kind="exact").fingerprint
+    before = mode.get_mode()
+    mode.set_mode(mode.flushing())
+    try:
+        flushed = constann.build(mixed, "euclidean", kind="exact").fingerprint
+    finally:
+        mode.set_mode(before)
+    assert flushed == expected
 
 
 PERTURBED = """
@@ -221,7 +244,19 @@ def test_ctrl_c_stops_a_build() -> None:
     assert output == "stopped False\n"
 
 
-def test_a_process_may_fork_after_a_search(vectors: np.ndarray, queries: np.ndarray) -> None:
+def test_a_daemon_thread_that_builds_does_not_kill_the_process_at_its_end() -> None:
+    code = (
+        "import threading, time, numpy as np, constann\n"
+        "rows = np.random.default_rng(0).standard_normal((60_000, 32)).astype('float32')\n"
+        "index = constann.Forest(32, 'euclidean', trees=5000); index.add(rows)\n"
+        "threading.Thread(target=index.build, daemon=True).start()\n"
+        "time.sleep(0.3)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_a_process_may_fork_after_a_search() -> None:
     code = (
         "import os, sys, numpy as np, constann\n"
         "rows = np.load(sys.argv[1]).astype('float32')\n"
