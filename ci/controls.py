@@ -3,7 +3,7 @@
 A control that passes is a defect of the gate, and fails it. They prove nothing about the library.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from ci import matrix
 from ci.platforms import Machine, Platform
 from ci.progress import say
 
-ROWS = 500
 LEAST_WITNESSES = 2  # so that the odd one out is known
 
 
@@ -39,13 +38,17 @@ class Outcome:
     problems: list[str]
 
 
-def planned(rows: Sequence[Machine], platforms: Mapping[str, Platform]) -> list[Control]:
-    """Choose the controls for these rows: one emulated machine of each platform gets the faults."""
+Opener = Callable[[str, Mapping[str, str]], AbstractContextManager[matrix.Machines]]
+
+
+def planned(rows: Sequence[Machine], platforms: Iterable[Platform]) -> list[Control]:
+    """Choose the controls for these rows: one machine of each platform, native if there is one, gets the faults."""
     controls = []
-    for name, platform in platforms.items():
-        victim = next((row for row in rows if row.platform == name and row.model is not None), None)
-        if victim is None:
+    for platform in platforms:
+        mine = [row for row in rows if row.platform == platform.name and row.kernels != "scalar"]
+        if not mine:
             continue
+        victim = mine[0]
         if platform.architecture == "aarch64":
             # Arm compilers fuse by default; x86-64's only with FMA, which our builds never give them.
             entries = {"CONSTANN_PLANT_CONTRACTION": "ON"}
@@ -58,55 +61,51 @@ def planned(rows: Sequence[Machine], platforms: Mapping[str, Platform]) -> list[
     return controls
 
 
-Opener = Callable[[str, Mapping[str, str]], AbstractContextManager[matrix.Machines]]
-
-
 def run_controls(
     controls: Sequence[Control],
-    native: Sequence[Machine],
+    witnesses: Sequence[matrix.Row],
     data: matrix.Data,
     output: Path,
     open_machines: Opener,
 ) -> list[Outcome]:
-    """Run each control beside native machines without the fault.
+    """Run each control beside rows without a fault, which have answered already.
 
     Parameters
     ----------
     controls
         From `planned`.
-    native
-        Machines that are true witnesses, save those that use the very kernels a control spoils.
+    witnesses
+        Rows that agree, of the same data.
     data
-        What all build from.
+        What the witnesses built from.
     output
-        A folder for what they answer.
+        A folder for what the victims answer.
     open_machines
         Gives machines on which the wheel of one platform, by name, was built with the given CMake entries.
     """
     outcomes = []
     for number, control in enumerate(controls):
-        folder = output / f"control-{number}"
-        spoiled = _with_a_changed_vector(data, folder) if control.changed_vector else data
-        rows = [(row, False) for row in native if not control.wheel or row.kernels != control.victim.kernels]
-        special = {control.victim: spoiled}
+        say(f"control, planting a fault: {control.name}, on {control.victim.full_name}")
+        folder = output / str(number)
+        given = _with_a_changed_vector(data, folder) if control.changed_vector else data
         with open_machines(control.victim.platform, control.wheel) as machines:
-            results = matrix.run_matrix(machines, [*rows, (control.victim, True)], data, folder / "rows", special)
-        outcomes.append(judge(control, results))
-        verdict = "; ".join(outcomes[-1].problems) or f"the gate named {control.victim.full_name}, as it must"
-        say(f"control: {control.name}: {verdict}")
+            rows = matrix.run_beside(machines, witnesses, control.victim, given, folder / "rows")
+        outcomes.append(judge(control, rows))
+        verdict = "; ".join(outcomes[-1].problems) or "found, as it must be"
+        say(f"control, {control.name}: {verdict}")
     return outcomes
 
 
-def judge(control: Control, results: Sequence[matrix.Row]) -> Outcome:
-    """Judge a control by its rows: the victim must be named, for its fault, and no other machine."""
-    problems = []
-    for row in results:
-        complaints = [row.failure] if row.failure else row.differences
-        if row.machine != control.victim and complaints:
-            problems.append(f"{control.name} on {control.victim.full_name}: {row.machine.full_name} was blamed too")
-        if row.machine == control.victim and not any(control.complaint in text for text in complaints):
-            said = complaints[0] if complaints else "nothing"
-            problems.append(f"{control.name} on {row.machine.full_name} was not noticed; the gate said: {said}")
+def judge(control: Control, rows: Sequence[matrix.Row]) -> Outcome:
+    """Judge a control by its rows: the victim, the last of them, must be named for its fault, and no other machine."""
+    *witnesses, victim = rows
+    where = f"{control.name} on {control.victim.full_name}"
+    problems = [f"{where}: {row.machine.full_name} was blamed too" for row in witnesses if not row.bits]
+    if len(witnesses) < LEAST_WITNESSES:
+        problems.append(f"{where}: there were only {len(witnesses)} machines to compare with")
+    complaints = [victim.failure] if victim.failure else victim.differences
+    if victim.machine != control.victim or not any(control.complaint in text for text in complaints):
+        problems.append(f"{where} was not noticed; the gate said: {complaints[0] if complaints else 'nothing'}")
     return Outcome(control, problems)
 
 

@@ -3,25 +3,24 @@
 import argparse
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from ci import cache, controls, engine, images, machines, matrix, platforms, undo, wheels
 from ci.platforms import Machine
 from ci.progress import say, step
+from ci.report import Report
 
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED_DATA = ROOT / "tests" / "conformance" / "data"
 GOLDEN = ROOT / "tests" / "golden" / "carried-data.json"
+_MARK = ".written-by-the-gate"
 
 
 class GateError(ValueError):
@@ -49,6 +48,8 @@ class DataSet:
 
 def find_data(folder: Path) -> DataSet:
     """Find the one `*vectors.npy` and the one `*queries.npy` of a folder."""
+    if not folder.is_dir():
+        raise GateError(f"there is no folder {folder}")
     found = []
     for ending in ("vectors.npy", "queries.npy"):
         paths = sorted(folder.glob(f"*{ending}"))
@@ -90,20 +91,20 @@ def run(arguments: argparse.Namespace) -> int:
         undo.undo()
         return 0
     data = find_data(arguments.data or Path(os.environ.get("CONSTANN_DATA") or CARRIED_DATA))
-    report = arguments.report.resolve()
-    report.mkdir(parents=True, exist_ok=True)
+    folder = fresh_folder(arguments.report)
     known = platforms.load()
     every = list(known.values())
     with ExitStack() as stack:
         # Compiling and making images wait for different things: side by side they take half the time.
         pool = stack.enter_context(ThreadPoolExecutor(1))
-        building = pool.submit(_build_wheels, every, report / "wheels")
+        building = pool.submit(_build_wheels, every, folder / "wheels")
         found = stack.enter_context(engine.running(every))
         prepared = images.prepare(found, every, platforms.load_images(), _python())
         built = building.result()
         with machines.Machines(found, known, prepared, built) as ready:
-            expected = _chosen(ready.expected(), arguments.machine)
-            stages = _run_stages(ready, expected, data, report)
+            expected = ready.expected()
+            chosen = _chosen(expected, arguments.machine)
+            stages = _run_stages(ready, chosen, data, folder)
 
         @contextmanager
         def open_machines(name: str, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
@@ -112,20 +113,44 @@ def run(arguments: argparse.Namespace) -> int:
             with machines.Machines(found, known, prepared, used) as opened:
                 yield opened
 
-        outcomes = _run_controls(expected, known, report, open_machines)
-    return conclude(stages, data, report, built.values(), outcomes, whole=not arguments.machine)
+        outcomes = _run_controls(controls.planned(chosen, every), stages["slice"], data, folder, open_machines)
+    report = conclude(stages, data, outcomes, expected=expected, partial=bool(arguments.machine))
+    report.wheels = [f"{path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}" for path in built.values()]
+    report.show(folder)
+    return 0 if report.passed else 1
+
+
+def fresh_folder(folder: Path) -> Path:
+    """Make the report's folder empty: what an earlier gate left must not be taken for this one's.
+
+    Raises
+    ------
+    GateError
+        It holds something that no gate wrote.
+    """
+    folder = folder.resolve()
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise GateError(
+            f"{folder} holds other things than a gate's report: name an empty or a new folder with --report"
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MARK).write_text("Written by the gate, and removed by the next one.\n")
+    return folder
 
 
 def _run_controls(
-    expected: Sequence[Machine], known: Mapping[str, platforms.Platform], report: Path, open_machines: controls.Opener
+    planned: Sequence[controls.Control],
+    rows: Sequence[matrix.Row],
+    data: DataSet,
+    folder: Path,
+    open_machines: controls.Opener,
 ) -> list[controls.Outcome]:
-    native = [machine for machine in expected if machine.model is None]
-    if len(native) < controls.LEAST_WITNESSES:
+    witnesses = [row for row in rows if row.bits]
+    if len(witnesses) < controls.LEAST_WITNESSES:
         return []
-    carried = find_data(CARRIED_DATA)
-    data = matrix.Data(carried.vectors, carried.queries, controls.ROWS)
-    planned = controls.planned(expected, known)
-    return controls.run_controls(planned, native, data, report / "controls", open_machines)
+    given = matrix.Data(data.vectors, data.queries, matrix.SLICE_ROWS)
+    return controls.run_controls(planned, witnesses, given, folder / "controls", open_machines)
 
 
 def _faulty_wheel(platform: platforms.Platform, entries: Mapping[str, str]) -> Path:
@@ -144,128 +169,94 @@ def _build_wheels(every: Sequence[platforms.Platform], output: Path) -> dict[str
 
 
 def _chosen(expected: Sequence[Machine], names: Sequence[str] | None) -> Sequence[Machine]:
-    """Return the rows named; "native" stands for all rows of the engine's own CPU."""
+    """Return the rows named, each once; "native" stands for all rows of the engine's own CPU."""
     if not names:
         return expected
     chosen: list[Machine] = []
     for name in names:
-        chosen += (
-            [row for row in expected if row.model is None] if name == "native" else [platforms.find(name, expected)]
-        )
-    return chosen
+        native = [row for row in expected if row.model is None]
+        chosen += native if name == "native" else [platforms.find(name, expected)]
+    return list(dict.fromkeys(chosen))
 
 
 def _run_stages(
-    ready: matrix.Machines, expected: Sequence[Machine], data: DataSet, report: Path
+    ready: matrix.Machines, chosen: Sequence[Machine], data: DataSet, folder: Path
 ) -> dict[str, list[matrix.Row]]:
     """Every machine builds the slice; where there are more rows than that, native ones build the whole set too."""
-    rows = [(machine, machine.model is not None) for machine in expected]
+    rows = [(machine, machine.model is not None) for machine in chosen]
     sliced = matrix.Data(data.vectors, data.queries, matrix.SLICE_ROWS)
-    stages = {"slice": matrix.run_matrix(ready, rows, sliced, report / "slice")}
+    stages = {"slice": matrix.run_matrix(ready, rows, sliced, folder / "slice")}
     native = [(machine, emulated) for machine, emulated in rows if not emulated]
     if native and not data.carried:
         say("the whole set, on the native machines")
         whole = matrix.Data(data.vectors, data.queries, None)
-        stages["whole set"] = matrix.run_matrix(ready, native, whole, report / "whole")
+        stages["whole set"] = matrix.run_matrix(ready, native, whole, folder / "whole")
     return stages
 
 
 def conclude(
     stages: Mapping[str, Sequence[matrix.Row]],
     data: DataSet,
-    report: Path,
-    built: Iterable[Path],
     outcomes: Sequence[controls.Outcome],
     *,
-    whole: bool,
-) -> int:
-    """Print tables and verdict, write the report, and return the exit status."""
-    failing = [row for rows in stages.values() for row in rows if not row.bits]
-    others = [f"known answers: {problem}" for problem in (check_golden(stages["slice"]) if data.carried else [])]
-    others += [f"a wheel for a release has a planted fault: {fault}" for fault in _planted(stages["slice"])]
-    others += [f"negative control: {problem}" for outcome in outcomes for problem in outcome.problems]
-    passed = not failing and not others
-    console = Console(record=True, width=150)
-    for line in data.description():
-        console.print(Text(f"data   {line}"))
-    for path in built:
-        console.print(Text(f"wheel  {path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}"), soft_wrap=True)
-    for name, rows in stages.items():
-        console.print(_table(name, rows))
-    for row in failing:
-        for problem in [row.failure] if row.failure else row.differences:
-            console.print(Text(f"FAILED {row.machine.full_name}: {problem}"))
-    for problem in others:
-        console.print(Text(f"FAILED {problem}"))
-    for line in [*_summary(stages["slice"], whole), *_control_summary(outcomes)]:
-        console.print(Text(line))
-    console.print("verdict: " + ("PASS" if passed else "FAIL"))
-    (report / "gate.txt").write_text(console.export_text())
-    (report / "gate.json").write_text(json.dumps(_as_json(stages, data, passed), indent=1))
-    return 0 if passed else 1
+    expected: Sequence[Machine],
+    partial: bool,
+) -> Report:
+    """Judge everything but the rows themselves, which ci/matrix.py has judged.
+
+    Parameters
+    ----------
+    stages
+        The rows of each stage; there must be a "slice".
+    data
+        What they built from.
+    outcomes
+        Of the negative controls.
+    expected
+        Every machine that a whole gate runs on.
+    partial
+        Whether only some of them were asked for.
+    """
+    rows = stages["slice"]
+    report = Report(data.description(), [], stages)
+    missing = {machine.full_name for machine in expected} - {row.machine.full_name for row in rows}
+    if missing and not partial:
+        report.problems.append(f"expected machines have no row: {', '.join(sorted(missing))}")
+    if len(rows) < 2 and not data.carried:
+        report.problems.append("one machine alone agrees with itself: choose two or more")
+    report.problems += [f"a wheel for a release has a planted fault: {fault}" for fault in _planted(rows)]
+    report.problems += _missing_native_rows(rows, expected)
+    report.problems += [f"negative control: {problem}" for outcome in outcomes for problem in outcome.problems]
+    if data.carried:
+        report.problems += [f"known answers: {problem}" for problem in check_golden(rows)]
+    else:
+        report.remarks.append("NOT PROVEN known answers: they are of the carried slice; run the gate without --data")
+    if not outcomes and not partial:
+        report.problems.append("no negative control ran: they need two rows that agree")
+    report.remarks += [*_summary(rows, partial), _control_summary(outcomes)]
+    return report
 
 
 def _planted(rows: Sequence[matrix.Row]) -> set[str]:
     return {row.answers["facts"]["planted_faults"] for row in rows if row.answers} - {""}
 
 
-def _table(name: str, rows: Sequence[matrix.Row]) -> Table:
-    table = Table(title=f"{name}: {_row_count(rows)} rows", title_justify="left", box=None, pad_edge=False)
-    for heading in (
-        "machine",
-        "how",
-        "CPU features",
-        "kernels",
-        "fingerprints",
-        "ids",
-        "distances",
-        "max |Δ|",
-        "ULP",
-        "allclose",
-        "runs",
-        "bits",
-    ):
-        table.add_column(heading, no_wrap=heading != "CPU features", overflow="fold")
+def _missing_native_rows(rows: Sequence[matrix.Row], expected: Sequence[Machine]) -> list[str]:
+    """Compare the kernel sets that native processes found with the native rows, which come from what Linux says."""
+    problems = []
     for row in rows:
-        facts = row.answers["facts"] if row.answers else {}
-        measured = (
-            (
-                row.digest(".constann")[:10],
-                row.digest(".ids.npy")[:10],
-                row.digest(".distances.npy")[:10],
-                f"{row.largest_delta:.3g}",
-                str(row.largest_ulp),
-                "yes" if row.allclose else "NO",
+        if row.emulated or not row.answers:
+            continue
+        forced = {each.kernels for each in expected if each.platform == row.machine.platform and each.model is None}
+        available = set(row.answers["facts"]["kernels_available"])
+        if forced != available:
+            problems.append(
+                f"{row.machine.full_name} can run {sorted(available)}, but has rows for {sorted(map(str, forced))}"
             )
-            if row.runs
-            else ("-",) * 6
-        )
-        table.add_row(
-            row.machine.full_name,
-            "emulated" if row.emulated else "native",
-            _telling(facts.get("cpu_features", [])),
-            facts.get("kernels", "-"),
-            *measured,
-            "yes" if row.runs else "NO",
-            "yes" if row.bits else "NO",
-        )
-    return table
+    return problems
 
 
-def _row_count(rows: Sequence[matrix.Row]) -> str:
-    counts = {row.answers["rows"] for row in rows if row.answers}
-    return " or ".join(f"{count:,}" for count in sorted(counts)) or "no"
-
-
-# The features that part CPU models from each other, of all that the process read.
-_TELLING = ("ssse3", "sse4_2", "avx", "avx2", "fma", "avx512f", "atomics", "asimddp", "sve")
-
-
-def _telling(features: Sequence[str]) -> str:
-    return " ".join(feature for feature in _TELLING if feature in features) or "(baseline)"
-
-
-def _summary(rows: Sequence[matrix.Row], whole: bool) -> list[str]:
+def _summary(rows: Sequence[matrix.Row], partial: bool) -> list[str]:
     agreeing = [row for row in rows if row.bits]
     combinations = {
         (row.answers["facts"]["kernels"], row.answers["facts"]["compiler"], row.emulated)
@@ -277,25 +268,20 @@ def _summary(rows: Sequence[matrix.Row], whole: bool) -> list[str]:
         f"{len(combinations)} distinct combinations of kernels, compiler, and native or emulated"
     ]
     carried = {(name, kernels.name) for name, platform in platforms.load().items() for kernels in platform.kernels}
-    ran = {(row.machine.platform, row.machine.kernels) for row in agreeing}
-    for platform, kernels in sorted(carried - ran):
-        lines.append(
-            f"NOT PROVEN {platform}: kernels {kernels} ran on no machine here; ./ci/gate on one that has them proves it"
-        )
-    lines.append(
-        "NOT PROVEN macOS arm64, and Arm processors without an emulator: ./ci/gate on such a machine proves it"
-    )
-    if not whole:
+    for platform, kernels in sorted(carried - {(row.machine.platform, str(row.machine.kernels)) for row in agreeing}):
+        lines.append(f"NOT PROVEN {platform}: kernels {kernels}; ./ci/gate on a machine that has them proves it")
+    native = {row.machine.platform for row in agreeing if not row.emulated}
+    for platform in sorted(set(platforms.load()) - native):
+        lines.append(f"NOT PROVEN {platform} on a CPU of its own, only emulated; ./ci/gate on such a machine proves it")
+    if partial:
         lines.append("PARTIAL: --machine chose rows; a release needs them all")
     return lines
 
 
-def _control_summary(outcomes: Sequence[controls.Outcome]) -> list[str]:
-    if not outcomes:
-        return ["NOT PROVEN negative controls: they need two native rows, and --machine chose fewer"]
+def _control_summary(outcomes: Sequence[controls.Outcome]) -> str:
     failed = [outcome for outcome in outcomes if not outcome.problems]
-    names = ", ".join(dict.fromkeys(outcome.control.name for outcome in outcomes))
-    return [f"{len(failed)} of {len(outcomes)} negative controls failed as they must ({names})"]
+    names = ", ".join(dict.fromkeys(outcome.control.name for outcome in outcomes)) or "none ran"
+    return f"{len(failed)} of {len(outcomes)} negative controls failed as they must ({names})"
 
 
 def check_golden(rows: Sequence[matrix.Row]) -> list[str]:
@@ -312,28 +298,3 @@ def check_golden(rows: Sequence[matrix.Row]) -> list[str]:
                 if row.runs and found.get(what) != expected[what]
             ]
     return problems
-
-
-def _as_json(stages: Mapping[str, Sequence[matrix.Row]], data: DataSet, passed: bool) -> dict[str, object]:
-    return {
-        "passed": passed,
-        "data": data.description(),
-        "stages": {
-            name: [
-                {
-                    "machine": row.machine.full_name,
-                    "emulated": row.emulated,
-                    "runs": row.runs,
-                    "bits": row.bits,
-                    "failure": row.failure,
-                    "differences": row.differences,
-                    "largest_delta": row.largest_delta,
-                    "largest_ulp": row.largest_ulp,
-                    "allclose": row.allclose,
-                    "answers": row.answers,
-                }
-                for row in rows
-            ]
-            for name, rows in stages.items()
-        },
-    }

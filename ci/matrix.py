@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +24,9 @@ WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "w
 INDEXES = ("exact-cosine", "exact-euclidean", "forest-cosine", "forest-euclidean")
 SLICE_ROWS = 2_000
 TIMEOUT = 600.0
+TIMEOUT_WHOLE = 3600.0
 
-# The mission's own criterion, beside ours of no difference at all.
+# The weaker measure that others use, beside ours of no difference at all.
 RTOL, ATOL = 1e-5, 1e-8
 
 
@@ -62,6 +63,8 @@ class Row:
     machine: Machine
     emulated: bool
     folder: Path
+    loaded_from: Path | None = None
+    """The folder of the row that made the indexes it loaded."""
     answers: dict[str, Any] | None = None
     failure: str | None = None
     differences: list[str] = field(default_factory=list)
@@ -92,7 +95,6 @@ def run_matrix(
     rows: Sequence[tuple[Machine, bool]],
     data: Data,
     output: Path,
-    special: Mapping[Machine, Data] | None = None,
 ) -> list[Row]:
     """Build on each machine, load every distinct index on all of them, and compare.
 
@@ -105,9 +107,7 @@ def run_matrix(
     data
         What to build from and search for.
     output
-        Each machine's files go to a folder of their own below it.
-    special
-        Other data for some machines: for negative controls.
+        A folder of ours, made anew; each machine's files go to one of their own in it.
 
     Returns
     -------
@@ -117,20 +117,41 @@ def run_matrix(
     if output.exists():
         shutil.rmtree(output)  # what an earlier run left must never stand in for this one's
     results = [Row(machine, emulated, output / machine.full_name) for machine, emulated in rows]
-
-    def give(machine: Machine) -> Data:
-        return (special or {}).get(machine, data)
-
     shared = None
     waiting = list(results)
     while waiting and shared is None:  # the first that runs makes the files that all others load
         row = waiting.pop(0)
-        _run_row(machines, row, give(row.machine), load=row.folder)
+        _run_row(machines, row, data, load=row.folder)
         shared = row if row.runs else None
     if shared is not None:
         folder = shared.folder
-        _run_all(machines, waiting, lambda row: _run_row(machines, row, give(row.machine), load=folder))
-        _load_deviants(machines, results, shared, give, output / "deviants")
+        _run_all(machines, waiting, lambda row: _run_row(machines, row, data, load=folder))
+        _load_deviants(machines, results, shared, data, output / "deviants")
+    compare(results)
+    return results
+
+
+def run_beside(machines: Machines, witnesses: Sequence[Row], odd: Machine, data: Data, output: Path) -> list[Row]:
+    """Run one more machine and compare it with rows that have answered; return them all, compared anew.
+
+    Parameters
+    ----------
+    machines
+        Runs the workload on the odd machine.
+    witnesses
+        Rows of `run_matrix`; what they made is read, not made again.
+    odd
+        The machine to run.
+    data
+        What it builds from and searches for.
+    output
+        A folder of ours for its files, made anew.
+    """
+    if output.exists():
+        shutil.rmtree(output)
+    results = [replace(row, differences=[]) for row in witnesses]
+    results.append(Row(odd, odd.model is not None, output))
+    _run_row(machines, results[-1], data, load=witnesses[0].folder)
     compare(results)
     return results
 
@@ -155,32 +176,23 @@ def _run_row(
     """Run the workload for one row and note how it ended; its files land in the row's folder."""
     output = row.folder / into
     output.mkdir(parents=True, exist_ok=True)
-    mounts = {
-        WORKLOAD: "/workload.py",
-        data.vectors: "/vectors.npy",
-        data.queries: "/queries.npy",
-        output: "/output",
-    }
-    arguments = [
-        "/workload.py",
-        "--vectors",
-        "/vectors.npy",
-        "--queries",
-        "/queries.npy",
-        "--output",
-        "/output",
-    ]
+    # What is given is read-only: no machine may change what others read.
+    mounts = {WORKLOAD: "/workload.py:ro", data.vectors: "/vectors.npy:ro", data.queries: "/queries.npy:ro"}
+    mounts[output] = "/output"
+    arguments = ["/workload.py", "--vectors", "/vectors.npy", "--queries", "/queries.npy", "--output", "/output"]
     if data.rows is not None:
         arguments += ["--rows", str(data.rows)]
     if load is not None:
         arguments += ["--load", "/output" if load == output else "/load"]
         if load != output:
-            mounts[load] = "/load"
+            mounts[load] = "/load:ro"
     if load_only:
         arguments.append("--load-only")
-    run = machines.run(row.machine, arguments, mounts, row.machine.environment, TIMEOUT)
+    timeout = TIMEOUT if data.rows is not None else TIMEOUT_WHOLE
+    run = machines.run(row.machine, arguments, mounts, row.machine.environment, timeout)
     row.failure = _failure(run, output)
     if row.failure is None and not into:
+        row.loaded_from = load
         row.answers = json.loads((output / "answers.json").read_text())
     say(f"{row.machine.full_name}: {row.failure or _last_line(run.output)}")
 
@@ -199,9 +211,7 @@ def _last_line(text: str) -> str:
     return lines[-1] if lines else "(it printed nothing)"
 
 
-def _load_deviants(
-    machines: Machines, rows: Sequence[Row], shared: Row, give: Callable[[Machine], Data], deviants: Path
-) -> None:
+def _load_deviants(machines: Machines, rows: Sequence[Row], shared: Row, data: Data, deviants: Path) -> None:
     """Where machines built other bytes, let every machine load those too: building and searching are told apart."""
     known = {sha256(_read(shared.folder / f"{name}.constann")).digest() for name in INDEXES}
     for row in rows:
@@ -217,7 +227,7 @@ def _load_deviants(
         _run_all(
             machines,
             [row for row in rows if row.runs],
-            lambda row: _run_row(machines, row, give(row.machine), deviants, into="deviants", load_only=True),
+            lambda row: _run_row(machines, row, data, deviants, into="deviants", load_only=True),
         )
 
 
@@ -243,26 +253,38 @@ def _signature(row: Row) -> tuple[bytes, ...]:
 def _check_facts(row: Row) -> None:
     assert row.answers is not None
     facts = row.answers["facts"]
-    if facts["kernels"] != row.machine.kernels:
-        row.differences.append(f"used kernels {facts['kernels']}, expected {row.machine.kernels}")
+    for what, expected in (("kernels", row.machine.kernels), ("numpy", row.machine.numpy)):
+        if facts[what] != expected:
+            row.differences.append(f"used {what} {facts[what]}, expected {expected}")
 
 
 def _compare_files(row: Row, reference: Row) -> None:
-    """Compare bytes, not digests: of the index files, ids and distances, built here and loaded from elsewhere."""
-    names = {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.constann")}
-    names |= {path.name for folder in (row.folder, reference.folder) for path in folder.glob("*.npy")}
-    expected = {f"{name}{suffix}" for name in INDEXES for suffix in (".constann", ".ids.npy", ".distances.npy")}
-    expected |= {f"loaded-{name}{suffix}" for name in INDEXES for suffix in (".ids.npy", ".distances.npy")}
-    for name in sorted(names | expected):
+    """Compare bytes, not digests, of index files, ids and distances: built here, and loaded from elsewhere."""
+    for name in sorted(_expected_files() | _made_by(row) | _made_by(reference)):
         mine, theirs = _read(row.folder / name), _read(reference.folder / name)
         if not mine:
             row.differences.append(f"{name} is missing")
         elif mine != theirs:
             row.differences.append(f"{name} differs from that of {reference.machine.full_name}")
+    maker = row.loaded_from or row.folder
+    for name in INDEXES:
+        for suffix in (".ids.npy", ".distances.npy"):
+            if _read(row.folder / f"loaded-{name}{suffix}") != _read(maker / f"{name}{suffix}"):
+                row.differences.append(f"loaded-{name}{suffix} differs from what the index answered where it was built")
+
+
+def _expected_files() -> set[str]:
+    built = {f"{name}{suffix}" for name in INDEXES for suffix in (".constann", ".ids.npy", ".distances.npy")}
+    return built | {f"loaded-{name}{suffix}" for name in INDEXES for suffix in (".ids.npy", ".distances.npy")}
+
+
+def _made_by(row: Row) -> set[str]:
+    paths = (path for path in row.folder.rglob("*") if path.suffix in {".constann", ".npy"})
+    return {path.relative_to(row.folder).as_posix() for path in paths}
 
 
 def _measure(row: Row, reference: Row) -> None:
-    """Take the mission's own measures over all distances: largest difference, largest ULP, allclose."""
+    """Take the measures others use over all distances: largest difference, largest ULP, allclose."""
     for name in INDEXES:
         paths = [folder / f"{name}.distances.npy" for folder in (row.folder, reference.folder)]
         if not all(path.exists() for path in paths):

@@ -1,8 +1,9 @@
-// The core without Python: builds every kind of index and metric from raw float32 rows, searches each and
+// The core without Python: builds every kind of index and metric from raw rows, searches each and
 // writes what came out, for comparison byte by byte with other compilers, architectures and the Python
 // package. It computes no digest: the places of digests in its index files stay zero.
 //
-// constann_conformance KERNELS THREADS DIM VECTORS.f32 QUERIES.f32 K OUTPUT_FOLDER
+// constann_conformance KERNELS THREADS DIM VECTORS QUERIES K OUTPUT_FOLDER
+// VECTORS and QUERIES hold rows of float32 (*.f32) or float64 (*.f64).
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -33,14 +34,24 @@ void write_file(const std::string& path, std::span<const std::byte> bytes) {
     if (!out.flush()) throw std::runtime_error("cannot write " + path);
 }
 
-Matrix matrix_of(const std::vector<char>& bytes, std::uint32_t dim) {
-    const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(dim * sizeof(float));
-    return {reinterpret_cast<const std::byte*>(bytes.data()),
-            constann::ElementType::float32,
-            bytes.size() / static_cast<std::size_t>(stride),
+struct Rows {
+    std::vector<char> bytes;
+    constann::ElementType type;
+};
+
+Rows read_rows(const std::string& path) {
+    return {read_file(path),
+            path.ends_with(".f64") ? constann::ElementType::float64 : constann::ElementType::float32};
+}
+
+Matrix matrix_of(const Rows& rows, std::uint32_t dim) {
+    const std::size_t element = rows.type == constann::ElementType::float64 ? sizeof(double) : sizeof(float);
+    return {reinterpret_cast<const std::byte*>(rows.bytes.data()),
+            rows.type,
+            rows.bytes.size() / (dim * element),
             dim,
-            stride,
-            sizeof(float)};
+            static_cast<std::ptrdiff_t>(dim * element),
+            static_cast<std::ptrdiff_t>(element)};
 }
 
 // The index file as the package writes it, save the digests.
@@ -59,7 +70,7 @@ std::vector<std::byte> file_of(const Index& index) {
 struct Arguments {
     unsigned threads;
     std::uint32_t dim;
-    std::vector<char> vectors, queries;
+    Rows vectors, queries;
     std::size_t k;
     std::string output;
 };
@@ -80,8 +91,8 @@ void run_all(char** argv) {
     constann::kernels::use(argv[1]);
     const Arguments arguments{static_cast<unsigned>(std::stoul(argv[2])),
                               static_cast<std::uint32_t>(std::stoul(argv[3])),
-                              read_file(argv[4]),
-                              read_file(argv[5]),
+                              read_rows(argv[4]),
+                              read_rows(argv[5]),
                               std::stoul(argv[6]),
                               argv[7]};
     for (const Metric metric : {Metric::cosine, Metric::euclidean}) {
@@ -96,8 +107,7 @@ void run_all(char** argv) {
 
 int main(int argc, char** argv) {
     if (argc != 8) {
-        std::fprintf(stderr, "usage: %s KERNELS THREADS DIM VECTORS.f32 QUERIES.f32 K OUTPUT_FOLDER\n",
-                     argv[0]);
+        std::fprintf(stderr, "usage: %s KERNELS THREADS DIM VECTORS QUERIES K OUTPUT_FOLDER\n", argv[0]);
         return 2;
     }
     try {

@@ -1,6 +1,9 @@
 """The gate passes where machines agree, and each planted fault makes it fail and names the machine."""
 
 import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,11 +12,15 @@ import pytest
 from process_machines import ProcessMachines
 
 import constann
-from ci import controls, gate, matrix
+from ci import controls, gate, matrix, platforms
+from ci.machines import Run
 from ci.platforms import Machine
 
 SETS = [implementation.name for implementation in constann.kernels.available()]
-ROWS = [(Machine(f"native-{kernels}", "any", kernels=kernels, forced=True, platform="here"), False) for kernels in SETS]
+ROWS = [
+    (Machine(f"native-{kernels}", np.__version__, kernels=kernels, forced=True, platform="here"), False)
+    for kernels in SETS
+]
 CARRIED = gate.find_data(gate.CARRIED_DATA)
 FEW = 500
 
@@ -47,20 +54,74 @@ def test_the_carried_slice_gives_the_known_answers_on_every_kernel_set(tmp_path:
     ]
 
 
+class Substituting(ProcessMachines):
+    """Gives one machine other vectors than the rest."""
+
+    def __init__(self, victim: Machine, right: Path, wrong: Path) -> None:
+        super().__init__()
+        self.victim, self.right, self.wrong = victim, right, wrong
+
+    def run(
+        self,
+        machine: Machine,
+        arguments: Sequence[str],
+        mounts: Mapping[Path, str],
+        environment: Mapping[str, str],
+        timeout: float,
+    ) -> Run:
+        if machine == self.victim:
+            mounts = {self.wrong if path == self.right else path: inside for path, inside in mounts.items()}
+        return super().run(machine, arguments, mounts, environment, timeout)
+
+
 @pytest.mark.parametrize("position", range(len(SETS)))
 def test_a_machine_that_got_one_different_vector_is_named(position: int, data: matrix.Data, tmp_path: Path) -> None:
     changed = np.load(data.vectors)
     changed[4, 17] += np.float16(0.001)
     np.save(tmp_path / "changed.npy", changed)
     odd = ROWS[position][0]
-    other = replace(data, vectors=tmp_path / "changed.npy")
-    rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out", special={odd: other})
+    machines = Substituting(odd, data.vectors, tmp_path / "changed.npy")
+    rows = matrix.run_matrix(machines, ROWS, data, tmp_path / "out")
     assert failing(rows) == [odd.name]
     differences = rows[position].differences
     assert any(text.startswith("exact-cosine.constann differs from that of here/native-") for text in differences)
-    # Its files are loaded by the others too, and answer everywhere alike: building, not searching, is at fault.
-    deviants = sorted(path.name for path in (rows[position - 1].folder / "deviants").glob("*.ids.npy"))
-    assert len(deviants) == 4
+    # All machines loaded its files and answered alike: building, not searching, is at fault.
+    assert len(list((rows[position - 1].folder / "deviants").glob("*.ids.npy"))) == 4
+    assert not any("deviants" in text for text in differences)
+
+
+def answered(folder: Path, machine: Machine, template: matrix.Row) -> matrix.Row:
+    shutil.copytree(template.folder, folder)
+    return matrix.Row(machine, False, folder, answers=template.answers)
+
+
+@pytest.mark.parametrize("name", ["loaded-forest-cosine.distances.npy", "deviants/loaded-x.ids.npy"])
+def test_answers_of_loaded_indexes_are_compared_too(name: str, data: matrix.Data, tmp_path: Path) -> None:
+    (template,) = matrix.run_matrix(ProcessMachines(), ROWS[:1], data, tmp_path / "out")
+    rows = [answered(tmp_path / str(i), ROWS[0][0], template) for i in range(3)]
+    for row in rows:
+        path = row.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(template.folder.joinpath("loaded-forest-cosine.distances.npy").read_bytes())
+    spoiled = bytearray((rows[2].folder / name).read_bytes())
+    spoiled[-1] ^= 1
+    (rows[2].folder / name).write_bytes(spoiled)
+    matrix.compare(rows)
+    assert [row.bits for row in rows] == [True, True, False]
+
+
+def test_a_loaded_index_must_answer_as_the_built_one_even_if_all_machines_agree(
+    data: matrix.Data, tmp_path: Path
+) -> None:
+    (template,) = matrix.run_matrix(ProcessMachines(), ROWS[:1], data, tmp_path / "out")
+    rows = [answered(tmp_path / str(i), ROWS[0][0], template) for i in range(2)]
+    for row in rows:
+        shutil.copy(row.folder / "exact-cosine.ids.npy", row.folder / "loaded-forest-euclidean.ids.npy")
+    matrix.compare(rows)
+    assert rows[0].differences == [
+        "loaded-forest-euclidean.ids.npy differs from what the index answered where it was built"
+    ]
+    assert [row.bits for row in rows] == [False, False]
 
 
 def test_a_row_that_never_started_is_named(data: matrix.Data, tmp_path: Path) -> None:
@@ -100,49 +161,117 @@ def test_answers_of_an_earlier_run_never_stand_in_for_a_failed_one(data: matrix.
     assert failing(rows) == [ROWS[0][0].name]
 
 
-def test_the_verdict_follows_the_rows(data: matrix.Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out")
-    other = gate.DataSet(tmp_path / "vectors.npy", tmp_path / "queries.npy")
-    for path in (other.vectors, other.queries):
-        np.save(path, np.zeros((1, 1), np.float32))
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 0
+EXPECTED = [machine for machine, _ in ROWS]
+CONTROL = controls.Control("one different vector", ROWS[0][0], ".constann differs", changed_vector=True)
+FOUND = [controls.Outcome(CONTROL, [])]
+
+
+@pytest.fixture
+def agreeing(tmp_path: Path) -> list[matrix.Row]:
+    everything = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
+    return matrix.run_matrix(ProcessMachines(), ROWS, everything, tmp_path / "out")
+
+
+def test_the_verdict_follows_the_rows(
+    agreeing: list[matrix.Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    report.show(tmp_path)
+    assert report.passed
     assert "verdict: PASS" in capsys.readouterr().out
-    rows[0].failure = "could not start: it is not there"
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 1
+    agreeing[0].failure = "could not start: it is not there"
+    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    report.show(tmp_path)
+    assert not report.passed
     printed = capsys.readouterr().out
-    assert f"FAILED here/native-{SETS[0]}: could not start: it is not there" in printed
+    assert f"FAILED here/native-{SETS[0]} (slice): could not start: it is not there" in printed
     assert "verdict: FAIL" in printed
-    assert json.loads((tmp_path / "gate.json").read_text())["passed"] is False
+    kept = json.loads((tmp_path / "gate.json").read_text())
+    assert kept["passed"] is False and "could not start" in kept["failures"][0]
+
+
+def test_nothing_to_show_is_never_a_pass(agreeing: list[matrix.Row], tmp_path: Path) -> None:
+    def problems(
+        rows: list[matrix.Row], outcomes: list[controls.Outcome] = FOUND, data: gate.DataSet = CARRIED
+    ) -> list[str]:
+        report = gate.conclude({"slice": rows}, data, outcomes, expected=EXPECTED, partial=False)
+        assert not report.passed
+        return report.problems
+
+    assert "expected machines have no row" in problems([])[0]
+    assert problems(agreeing[1:]) == [f"expected machines have no row: here/native-{SETS[0]}"]
+    assert problems(agreeing, outcomes=[]) == ["no negative control ran: they need two rows that agree"]
+    other = gate.DataSet(tmp_path / "vectors.npy", CARRIED.queries)
+    np.save(other.vectors, np.zeros((1, 1), np.float32))
+    alone = gate.conclude({"slice": agreeing[:1]}, other, FOUND, expected=EXPECTED, partial=True)
+    assert alone.problems == ["one machine alone agrees with itself: choose two or more"]
+
+
+def test_planted_wheels_and_unnoticed_controls_fail_the_gate(agreeing: list[matrix.Row]) -> None:
+    unnoticed = controls.judge(CONTROL, [*agreeing[1:], matrix.Row(CONTROL.victim, False, agreeing[0].folder)])
+    report = gate.conclude({"slice": agreeing}, CARRIED, [unnoticed], expected=EXPECTED, partial=False)
+    where = f"one different vector on here/native-{SETS[0]}"
+    assert report.problems == [f"negative control: {where} was not noticed; the gate said: nothing"]
+    for row in agreeing:
+        assert row.answers is not None
+        row.answers["facts"]["planted_faults"] = "avx2"
+    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    assert report.problems == ["a wheel for a release has a planted fault: avx2"]
+
+
+def test_a_kernel_set_without_a_native_row_fails_the_gate(agreeing: list[matrix.Row]) -> None:
+    """What the process can run is asked of the CPU; the rows come from what Linux says: both must agree."""
+    report = gate.conclude({"slice": agreeing[:-1]}, CARRIED, FOUND, expected=EXPECTED[:-1], partial=False)
+    assert not report.passed
+    assert all("can run" in problem for problem in report.problems)
+
+
+def test_a_control_must_blame_its_victim_for_its_fault_and_nobody_else(tmp_path: Path) -> None:
+    innocent = [matrix.Row(machine, False, tmp_path) for machine, _ in ROWS[1:]]
+    noticed = matrix.Row(CONTROL.victim, False, tmp_path, differences=["exact-cosine.constann differs from that of x"])
+    missed = matrix.Row(CONTROL.victim, False, tmp_path)
+    assert controls.judge(CONTROL, [*innocent, noticed]).problems == []
+    assert "was not noticed" in controls.judge(CONTROL, [*innocent, missed]).problems[0]
+    assert "was not noticed" in controls.judge(CONTROL, innocent).problems[-1]  # the victim has no row at all
+    assert "only 1 machines" in controls.judge(CONTROL, [innocent[0], noticed]).problems[0]
+    blamed = [innocent[0], replace(innocent[1], failure="could not start: gone")]
+    assert "was blamed too" in controls.judge(CONTROL, [*blamed, noticed]).problems[0]
+
+
+def test_controls_run_beside_rows_that_have_answered(agreeing: list[matrix.Row], tmp_path: Path) -> None:
+    @contextmanager
+    def open_machines(platform: str, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
+        assert (platform, entries) == ("here", {})
+        yield ProcessMachines()
+
+    data = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
+    outcomes = controls.run_controls([CONTROL], agreeing, data, tmp_path / "controls", open_machines)
+    assert [outcome.problems for outcome in outcomes] == [[]]
+    assert all(row.bits for row in agreeing)
+
+
+@pytest.mark.parametrize("architecture", ["x86_64", "aarch64"])
+def test_every_platform_has_its_controls_whatever_the_engine(architecture: str) -> None:
+    known = platforms.load()
+    rows = [row for each in known.values() for row in each.expected_rows(architecture, ["avx2"])]
+    planned = controls.planned(rows, known.values())
+    names = [(control.victim.platform, control.name) for control in planned]
+    assert len(names) == len(set(names)) == 7
+    assert ("linux-aarch64", "a build without -ffp-contract=off") in names
+    assert not any(control.victim.kernels == "scalar" for control in planned)
+
+
+def test_the_report_folder_is_emptied_only_if_a_gate_wrote_it(tmp_path: Path) -> None:
+    folder = gate.fresh_folder(tmp_path / "report")
+    (folder / "gate.json").write_text('{"passed": true}')
+    assert [path.name for path in gate.fresh_folder(folder).iterdir()] == [".written-by-the-gate"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    with pytest.raises(gate.GateError, match="holds other things"):
+        gate.fresh_folder(tmp_path / "mine")
+    assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
 def test_a_folder_without_the_two_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(gate.GateError, match=r"must hold exactly one \*vectors.npy, but it holds 0"):
         gate.find_data(tmp_path)
-
-
-def test_an_unnoticed_control_or_a_planted_wheel_fails_the_gate(
-    data: matrix.Data, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = matrix.run_matrix(ProcessMachines(), ROWS, data, tmp_path / "out")
-    other = gate.DataSet(tmp_path / "vectors.npy", data.queries)
-    np.save(other.vectors, np.zeros((1, 1), np.float32))
-    control = controls.Control("one different vector", ROWS[0][0], "differs", changed_vector=True)
-    unnoticed = controls.judge(control, [matrix.Row(ROWS[0][0], False, tmp_path)])
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], [unnoticed], whole=True) == 1
-    printed = capsys.readouterr().out
-    assert f"FAILED negative control: one different vector on here/native-{SETS[0]} was not noticed" in printed
-    assert rows[1].answers is not None
-    rows[1].answers["facts"]["planted_faults"] = "avx2"
-    assert gate.conclude({"slice": rows}, other, tmp_path, [], [], whole=True) == 1
-    assert "FAILED a wheel for a release has a planted fault: avx2" in capsys.readouterr().out
-
-
-def test_a_control_must_blame_its_victim_for_its_fault_and_nobody_else(tmp_path: Path) -> None:
-    victim, other = ROWS[0][0], ROWS[1][0]
-    control = controls.Control("one different vector", victim, ".constann differs", changed_vector=True)
-    noticed = matrix.Row(victim, False, tmp_path, differences=["exact-cosine.constann differs from that of x"])
-    innocent = matrix.Row(other, False, tmp_path)
-    assert controls.judge(control, [innocent, noticed]).problems == []
-    assert "was not noticed" in controls.judge(control, [innocent, matrix.Row(victim, False, tmp_path)]).problems[0]
-    blamed = matrix.Row(other, False, tmp_path, failure="could not start: gone")
-    assert "was blamed too" in controls.judge(control, [blamed, noticed]).problems[0]
