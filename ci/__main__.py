@@ -1,4 +1,4 @@
-"""The command line of the harness: `python -m ci COMMAND`. It reads arguments and calls the modules, no more."""
+"""The command line of the harness: `./ci/run COMMAND`. It reads arguments and calls the modules, no more."""
 
 import argparse
 import signal
@@ -62,7 +62,7 @@ def _machines(python: str | None) -> Iterator[machines.Machines]:
 
 def _parser() -> argparse.ArgumentParser:
     """Every command is registered here, and nowhere else."""
-    parser = argparse.ArgumentParser(prog="python -m ci", description=__doc__)
+    parser = argparse.ArgumentParser(prog="./ci/run", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     group = commands.add_parser("machines", help="the machines a release must have run on")
@@ -117,6 +117,12 @@ def main(arguments: list[str] | None = None) -> int:
         ToolchainError,
         DockerException,
     ) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"error: {error}: if another user made it (root, under sudo), run this as that user", file=sys.stderr)
+        return 2
+    except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

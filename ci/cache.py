@@ -62,5 +62,12 @@ def remove() -> bool:
         return False
     if not (top / _TAG).exists():
         raise CacheError(f"{top} has no {_TAG}, so it is not ours to remove: remove it by hand if it is")
-    shutil.rmtree(top)
+    # The mark goes last: what stops us half-way leaves a folder that the next attempt still knows.
+    for path in top.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != _TAG:
+            path.unlink()
+    (top / _TAG).unlink()
+    top.rmdir()
     return True

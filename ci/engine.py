@@ -1,7 +1,7 @@
 """Gets a Docker engine: one that already runs, used as it is, or one of our own that ends with us.
 
-Our own listens on a Unix socket in the cache folder alone, has no bridge and writes no firewall rule, so it changes
-nothing for anybody else on the computer.
+Our own listens on one Unix socket alone, which no other user can reach (in the cache folder or, where that path is too
+long for a socket, in /run), has no bridge and writes no firewall rule: it changes nothing for anybody else.
 """
 
 import fcntl
@@ -45,6 +45,10 @@ class Engine:
     """Whether its kernel is this computer's, so that /proc and the programs here are the ones containers see."""
     log: Path | None = None
     """Where our own engine writes its log."""
+    rootless: bool = False
+    """Whether root inside a container is the one who runs the engine, and other users are nobody here."""
+    remaps_users: bool = False
+    """Whether users inside a container are others here, unless a container asks to be left out."""
 
     def log_tail(self, lines: int = 20) -> str:
         """Return the end of our own engine's log; nothing for an engine that is not ours."""
@@ -164,7 +168,15 @@ def _describe(client: docker.DockerClient, *, local: bool, log: Path | None) -> 
     if information.get("OSType") != "linux":
         raise EngineError(f"the Docker engine runs {information.get('OSType')} containers: switch it to Linux ones")
     architecture = information["Architecture"]
-    return Engine(client, _ARCHITECTURES.get(architecture, architecture), local, log)
+    security = {option.partition(",")[0] for option in information.get("SecurityOptions") or ()}
+    return Engine(
+        client,
+        _ARCHITECTURES.get(architecture, architecture),
+        local,
+        log,
+        rootless="name=rootless" in security,
+        remaps_users="name=userns" in security,
+    )
 
 
 @contextmanager

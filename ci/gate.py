@@ -96,9 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     every = list(known.values())
     with ExitStack() as stack:
         # Compiling and making images wait for different things: side by side they take half the time.
+        found = stack.enter_context(engine.running(every))
         pool = stack.enter_context(ThreadPoolExecutor(1))
         building = pool.submit(_build_wheels, every, folder / "wheels")
-        found = stack.enter_context(engine.running(every))
         prepared = images.prepare(found, every, platforms.load_images(), _python())
         built = building.result()
         with machines.Machines(found, known, prepared, built) as ready:

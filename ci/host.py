@@ -18,6 +18,8 @@ from ci import cache
 from ci.platforms import Platform
 from ci.progress import say, step
 
+_FOLDER = Path(__file__).resolve().parent
+
 # sudo's and cron's PATH often lack the administrator's folders.
 _PATH = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
 
@@ -103,13 +105,28 @@ def prepare(platforms: Sequence[Platform]) -> None:
             f"No Docker engine answers. To install: {' '.join(missing)} (apt-get), about 700 MB of disk, half a minute."
         )
     if not is_root():
-        again = shlex.join(["sudo", "--preserve-env", sys.executable, *sys.orig_argv[1:]])
-        raise HostError(f"Docker must be started, which takes root. Run this one line:\n\n    {again}\n")
+        raise HostError(f"Docker must be started, which takes root. Run this one line:\n\n    {_again()}\n")
     if missing:
-        _install(missing)
+        install(missing)
 
 
-def _install(packages: Sequence[str]) -> None:
+def _again() -> str:
+    """Return the line that runs this very command as root, from the folder where the caller is."""
+    words = sys.argv[1:]
+    script = [str(_FOLDER / "gate"), *words[1:]] if words[:1] == ["gate"] else [str(_FOLDER / "run"), *words]
+    # sudo sets a PATH of its own, which may lead to another Python.
+    python = os.environ.get("CONSTANN_PYTHON") or sys.executable
+    return shlex.join(["sudo", "--preserve-env", f"CONSTANN_PYTHON={python}", *script])
+
+
+def install(packages: Sequence[str]) -> None:
+    """Install packages with apt-get, and remember the names of all that come with them.
+
+    Raises
+    ------
+    HostError
+        When apt-get fails; the text has the end of its output.
+    """
     options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
     command = ["apt-get", "install", *options, *packages]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": _PATH}

@@ -1,7 +1,8 @@
 """Prepares the container images that machines run: Python, and a virtual environment for each numpy that a row needs.
 
 The Python is the official image's where an image registry answers, else a distribution's own, made with debootstrap.
-An image is named by a hash of all that went into it: a change rebuilds it, nothing else does.
+An image is named by a hash of what platforms/ says of it and of the emulator in it: a change of these makes it anew,
+nothing else does. What a registry or a mirror gave on that day is not in the hash.
 """
 
 import concurrent.futures
@@ -45,7 +46,7 @@ def venv_python(numpy: str) -> str:
 
 
 def tag(platform: Platform, python: str, images: Images, emulator: Path | None) -> str:
-    """Return the name of the finished image, which changes with anything that goes into it.
+    """Return the name of the finished image, which changes with every fact that it is made from.
 
     `emulator` is the program of this computer that goes into it; None stands for the one of the distribution's package.
     """
@@ -79,6 +80,7 @@ def prepare(engine: Engine, platforms: Sequence[Platform], images: Images, pytho
         The Python version, such as 3.11; by default the one that platforms/images.toml names.
     """
     python = python or images.python
+    own = _own_platform(engine)
     tags = {each.name: tag(each, python, images, _emulator(engine, each)) for each in platforms}
     if all(_exists(engine, name) for name in tags.values()):
         return tags
@@ -87,10 +89,13 @@ def prepare(engine: Engine, platforms: Sequence[Platform], images: Images, pytho
         missing = [platform for platform in platforms if not _exists(engine, tags[platform.name])]
         if missing:
             say(f"preparing images with Python {python}: once, about 1 GB of disk and two or three minutes")
-            own = _own_platform(engine)
             bases = _bases(engine, [*{each.name: each for each in (own, *missing)}.values()], python, images)
             with _workshop(engine, own, bases[own.name], python, images) as workshop:
-                _together(lambda each: _add_environments(workshop, each, bases[each.name], tags[each.name]), missing)
+                _together(
+                    lambda each: _add_environments(workshop, each, bases[each.name], tags[each.name]),
+                    missing,
+                    end=lambda: containers.remove(workshop.made),
+                )
     return tags
 
 
@@ -113,15 +118,27 @@ def _bases(engine: Engine, platforms: Sequence[Platform], python: str, images: I
         try:
             # One after the other: what the official name means changes with each pull.
             return {each.name: _pull(engine, each, python) for each in platforms}
-        except (DockerException, requests.RequestException) as error:
-            say(f"the official images could not be had: {error}")
+        except (ImageError, DockerException, requests.RequestException) as error:
+            say(
+                f"the official images could not be had: {error}; they are made from the distribution's packages instead"
+            )
     return _together(lambda each: _from_packages(engine, each, python, images), platforms)
 
 
-def _together(work: Callable[[Platform], _T], platforms: Sequence[Platform]) -> dict[str, _T]:
-    """Do it for all platforms at the same time; return what came of it by the platform's name."""
+def _together(
+    work: Callable[[Platform], _T], platforms: Sequence[Platform], end: Callable[[], None] = lambda: None
+) -> dict[str, _T]:
+    """Do it for all platforms at the same time; return what came of it by the platform's name.
+
+    After an error or Ctrl-C, `end` must make what runs fail: the pool waits for it.
+    """
     with concurrent.futures.ThreadPoolExecutor(len(platforms)) as pool:
-        return dict(zip([each.name for each in platforms], pool.map(work, platforms), strict=True))
+        runs = {each.name: pool.submit(work, each) for each in platforms}
+        try:
+            return {name: run.result() for name, run in runs.items()}
+        except BaseException:
+            end()
+            raise
 
 
 def remove_leftovers(engine: Engine) -> None:

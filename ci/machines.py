@@ -134,7 +134,7 @@ class Machines:
         for platform in sorted(
             self._platforms.values(), key=lambda each: each.architecture != self._engine.architecture
         ):
-            flags = self._flags() if platform.architecture == self._engine.architecture else frozenset()
+            flags = frozenset() if self._foreign(platform) else self._flags(platform)
             rows += platform.expected_rows(self._engine.architecture, flags)
         return tuple(rows)
 
@@ -171,7 +171,8 @@ class Machines:
             made = self._container(key)
             command = [*self._python(machine), *arguments]
             variables = {**self._environment(machine), **(environment or {})}
-            done = containers.execute(self._engine, made, command, timeout=timeout, environment=variables, user=_user())
+            user = _user(self._engine)
+            done = containers.execute(self._engine, made, command, timeout=timeout, environment=variables, user=user)
         except _CannotStartError as error:
             self._discard(key)
             return Run(machine, Outcome.COULD_NOT_START, None, "", "", 0.0, str(error))
@@ -186,9 +187,8 @@ class Machines:
         reason = _reason(done)
         return Run(machine, Outcome.FINISHED, done.exit_status, done.output, done.errors, done.seconds, reason)
 
-    def _flags(self) -> frozenset[str]:
-        native = (each for each in self._platforms.values() if each.architecture == self._engine.architecture)
-        return self._engine.cpu_flags(self._images[next(native).name])
+    def _flags(self, native: Platform) -> frozenset[str]:
+        return self._engine.cpu_flags(self._images[native.name])
 
     def _foreign(self, platform: Platform) -> bool:
         return platform.architecture != self._engine.architecture
@@ -220,6 +220,7 @@ class Machines:
                     network_mode="none",
                     ulimits=[Ulimit(name="core", soft=0, hard=0)],
                     mounts=[_mount(path, inside) for path, inside in mounts],
+                    userns_mode="host" if self._engine.remaps_users else None,
                 )
             )
             self._probe(made, machine, platform)
@@ -308,9 +309,9 @@ def _mount(path: Path, inside: str) -> Mount:
     return Mount(target, str(path.resolve()), type="bind", read_only=target != inside)
 
 
-def _user() -> str:
-    """Return whom to be inside, so that files written into mounts belong to whoever runs this."""
-    return f"{os.getuid()}:{os.getgid()}" if sys.platform == "linux" else ""
+def _user(engine: Engine) -> str:
+    """Return whom to be inside, so that files written into mounts belong to whoever runs this; empty for root."""
+    return f"{os.getuid()}:{os.getgid()}" if sys.platform == "linux" and not engine.rootless else ""
 
 
 def _reason(done: containers.Done) -> str:

@@ -36,4 +36,6 @@ def _unmount_below(top: Path) -> None:
     points = [line.split()[1] for line in table.read_text().splitlines()]
     for point in reversed(points):
         if Path(point).is_relative_to(top):
-            subprocess.run(["umount", point], check=True)
+            done = subprocess.run(["umount", point], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise cache.CacheError(f"{point} is mounted still, so nothing is removed: {done.stderr.strip()}")

@@ -92,9 +92,12 @@ def build_wheel(
         When the compiler or Python's headers are missing.
     """
     cache = cache.absolute()
-    log = _Log(cache / "logs" / f"{platform.name}-cp{running_abi()}.txt")
+    log = _Log(cache / "logs" / _log_name(platform, defines or {}))
     toolchain = make_toolchain(platform, cache / "zig", once=True)
-    variables = _variables(platform, toolchain, _date(source))
+    date = _date(source)
+    if date == _NO_COMMIT:
+        progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
+    variables = _variables(platform, toolchain, date)
     with tempfile.TemporaryDirectory(prefix="constann-wheel-") as work:
         progress(f"{platform.name}: compiling for {platform.compiler.zig_target}")
         builder = _builder(source, cache, log, variables)
@@ -133,7 +136,7 @@ def build_wheels(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `python -m ci wheels`."""
+    """Declare the options of `./ci/run wheels`."""
     parser.add_argument(
         "--platform",
         action="append",
@@ -164,6 +167,12 @@ def _print_table(wheels: Iterable[tuple[str, Wheel]]) -> None:
         table.add_row(name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.glibc)
     # Names and digests are there to be copied: a terminal may wrap the lines, but nothing is cut.
     Console(width=1000, soft_wrap=True).print(table)
+
+
+def _log_name(platform: Platform, defines: Mapping[str, str]) -> str:
+    """Return a file name for each kind of build: one with a planted fault must not overwrite the release's."""
+    digest = hashlib.sha256(repr(sorted(defines.items())).encode()).hexdigest()[:8]
+    return f"{platform.name}-cp{running_abi()}{f'-{digest}' if defines else ''}.txt"
 
 
 @dataclass(frozen=True)
@@ -263,7 +272,9 @@ def _date(source: Path) -> str:
     """Return the date of the files in the wheel: the environment's, else the commit's; never the clock's."""
     if chosen := os.environ.get("SOURCE_DATE_EPOCH"):
         return chosen
-    command = ["git", "-C", str(source), "log", "-1", "--format=%ct"]
+    # Whoever owns it: git would refuse another user's repository, and the wheel would silently be another one.
+    trusted = f"safe.directory={source.resolve()}"
+    command = ["git", "-c", trusted, "-C", str(source), "log", "-1", "--format=%ct"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # no git, no repository, no commit

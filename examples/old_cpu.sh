@@ -2,13 +2,17 @@
 # Shows what "portable" means: annoy, built by pip on this machine, and a Constann wheel, both on a CPU from 2006.
 # Needs qemu-x86_64-static (Debian, Ubuntu: apt-get install qemu-user-static). Usage: examples/old_cpu.sh WHEEL
 set -u
-wheel=$(realpath "${1:?usage: examples/old_cpu.sh dist/constann-....whl}")
+fail() { printf 'error: %s\n' "$*" >&2; exit 2; }
+command -v qemu-x86_64-static >/dev/null || fail "qemu-x86_64-static is missing: sudo apt-get install qemu-user-static"
+wheel=$(realpath -e -- "${1:?usage: examples/old_cpu.sh WHEEL}") || fail "there is no wheel $1"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-python3 -m venv "$work/venv"
+python3 -m venv "$work/venv" || fail "python3 could make no virtual environment (see above)"
 # numpy 2.4 itself needs SSE4.2; 2.2 does not.
-"$work/venv/bin/pip" install -q --disable-pip-version-check "numpy==2.2.6" "annoy==1.17.3"
-"$work/venv/bin/pip" install -q --disable-pip-version-check --no-index --no-deps "$wheel"
+"$work/venv/bin/pip" install -q --disable-pip-version-check "numpy==2.2.6" "annoy==1.17.3" ||
+    fail "annoy could not be installed (see above): it needs a package index, a C++ compiler and Python's headers"
+"$work/venv/bin/pip" install -q --disable-pip-version-check --no-index --no-deps "$wheel" ||
+    fail "$wheel could not be installed (see above): it must be one for this Python on x86-64"
 
 cat >"$work/with_annoy.py" <<'PYTHON'
 from annoy import AnnoyIndex

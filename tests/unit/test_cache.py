@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ci import cache
+from ci import cache, undo
+from ci.__main__ import main
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +38,32 @@ def test_removing_takes_our_folder_only(chosen: Path) -> None:
     assert not cache.remove()
     cache.folder("images")
     assert cache.remove() and not chosen.exists()
+
+
+def test_what_could_not_be_removed_can_be_removed_later(chosen: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("docker", "images"):
+        cache.folder(name)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache.shutil, "rmtree", refuse)
+        with pytest.raises(PermissionError):
+            cache.remove()
+    assert cache.remove() and not chosen.exists()
+
+
+def test_an_error_of_the_system_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "/somebody/else")
+
+    monkeypatch.setattr(undo, "undo", refuse)
+    assert main(["undo"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "/somebody/else" in line and "as that user" in line
 
 
 def test_a_folder_with_other_things_is_neither_taken_over_nor_removed(chosen: Path) -> None:

@@ -3,11 +3,16 @@
 import gc
 import json
 import os
+import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ci import cache, engine, host, platforms
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +57,31 @@ def test_without_root_one_line_tells_what_to_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(host, "is_root", lambda: False)
     monkeypatch.setattr(host, "distribution", lambda: "debian")
     monkeypatch.setattr(host, "program", lambda name: None)
-    with pytest.raises(host.HostError, match=r"\n    sudo --preserve-env .*python.*\n"):
-        host.prepare(list(platforms.load().values()))
+    monkeypatch.setenv("CONSTANN_PYTHON", "/a python")
+    for words, line in {
+        "gate --data ./mine": f"{ROOT}/ci/gate --data ./mine",
+        "machines prepare": f"{ROOT}/ci/run machines prepare",
+    }.items():
+        monkeypatch.setattr(sys, "argv", ["-c", *words.split()])
+        with pytest.raises(host.HostError) as error:
+            host.prepare(list(platforms.load().values()))
+        assert f"\n    sudo --preserve-env 'CONSTANN_PYTHON=/a python' {line}\n" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "rootless", "remaps"),
+    [
+        (None, False, False),
+        (["name=seccomp,profile=builtin", "name=cgroupns"], False, False),
+        (["name=seccomp,profile=builtin", "name=rootless", "name=cgroupns"], True, False),
+        (["name=userns"], False, True),
+    ],
+)
+def test_whose_the_files_of_a_container_are_is_known(options: list[str] | None, rootless: bool, remaps: bool) -> None:
+    information = {"OSType": "linux", "Architecture": "x86_64", "SecurityOptions": options}
+    client: Any = SimpleNamespace(info=lambda: information)
+    found = engine._describe(client, local=True, log=None)
+    assert (found.rootless, found.remaps_users) == (rootless, remaps)
 
 
 def test_elsewhere_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

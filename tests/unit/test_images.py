@@ -1,7 +1,10 @@
 """Images are rebuilt when what goes into them changes, and reach the network as the computer around them does."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -31,6 +34,36 @@ def test_the_name_changes_with_each_input(tmp_path: Path) -> None:
     assert tag(x86, "3.11", facts) == names[1]
     renamed = replace(x86, wheel=replace(x86.wheel, tag="manylinux_2_28_x86_64"))
     assert tag(renamed, "3.11", facts) == names[1], "what is not in an image must not rebuild it"
+
+
+def test_an_engine_of_no_platform_is_named() -> None:
+    engine: Any = SimpleNamespace(architecture="riscv64", local=True)
+    with pytest.raises(images.ImageError, match="riscv64, which no file"):
+        images.prepare(engine, list(platforms.load().values()), platforms.load_images())
+
+
+def test_an_official_image_of_the_wrong_architecture_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = list(platforms.load().values())
+    image = SimpleNamespace(attrs={"Architecture": "s390x"})
+    pulled: Any = SimpleNamespace(client=SimpleNamespace(images=SimpleNamespace(pull=lambda *_, **__: image)))
+    monkeypatch.setattr(images, "_registry_answers", lambda *_: True)
+    monkeypatch.setattr(images, "_from_packages", lambda engine, platform, *_: f"packages of {platform.name}")
+    bases = images._bases(pulled, known, "3.11", platforms.load_images())
+    assert bases == {each.name: f"packages of {each.name}" for each in known}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, images.ImageError])
+def test_what_runs_beside_an_error_is_ended(stop: type[BaseException]) -> None:
+    first, *others = platforms.load().values()
+    ended = threading.Event()
+
+    def work(platform: platforms.Platform) -> None:
+        if platform is first:
+            raise stop
+        assert ended.wait(30), "nobody ended what runs"
+
+    with pytest.raises(stop):
+        images._together(work, [first, *others], end=ended.set)
 
 
 def test_pip_is_told_each_tag_of_the_other_platform() -> None:

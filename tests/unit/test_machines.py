@@ -1,5 +1,7 @@
 """What did not run is told apart from what failed, with the reason; and no run is lost. No engine is needed here."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,11 +27,19 @@ class Stage:
         self.answer = answer
         self.commands: list[list[str]] = []
         self.alive = 0
-        self.engine: Any = SimpleNamespace(architecture="x86_64", local=True, client=SimpleNamespace(), log_tail=str)
+        self.engine: Any = SimpleNamespace(
+            architecture="x86_64",
+            local=True,
+            client=SimpleNamespace(),
+            log_tail=str,
+            rootless=False,
+            remaps_users=False,
+        )
 
     @contextmanager
     def container(self, *arguments: object, **options: object) -> Iterator[object]:
         self.alive += 1
+        self.options = options
         self.architecture = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}[str(arguments[2])]
         try:
             yield self
@@ -38,6 +48,7 @@ class Stage:
 
     def execute(self, engine: object, made: object, command: list[str], **options: object) -> Done:
         self.commands.append(command)
+        self.user = options.get("user")
         if "uname" in command[-1]:
             return Done(0, f"{self.architecture}\n", "", 0.1)
         return self.answer(command)
@@ -63,6 +74,20 @@ def test_a_model_is_played_by_qemu_itself(stage: Stage) -> None:
     assert ready.run(machine("linux-aarch64/a64fx"), ["-c", "1"]).ok
     python = "/opt/venv-numpy-2.4.6/bin/python"
     assert stage.commands[-1] == ["/constann/qemu", "-cpu", "a64fx", python, "-c", "1"]
+
+
+@pytest.mark.parametrize(("rootless", "remaps"), [(False, False), (True, False), (False, True)])
+def test_files_in_mounts_are_ours(stage: Stage, rootless: bool, remaps: bool) -> None:
+    stage.engine.rootless, stage.engine.remaps_users = rootless, remaps
+    assert Machines(stage.engine, KNOWN, IMAGES).run(machine("linux-aarch64/max"), ["-c", "1"]).ok
+    if sys.platform == "linux":
+        assert stage.user == ("" if rootless else f"{os.getuid()}:{os.getgid()}")
+    assert stage.options["userns_mode"] == ("host" if remaps else None)
+
+
+def test_an_engine_without_a_platform_has_emulated_rows_alone(stage: Stage) -> None:
+    stage.engine.architecture = "riscv64"
+    assert all(row.model for row in Machines(stage.engine, KNOWN, IMAGES).expected())
 
 
 def test_containers_are_kept_for_further_runs_and_removed_at_the_end(stage: Stage) -> None:

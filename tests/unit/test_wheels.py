@@ -4,6 +4,7 @@ Nothing is compiled here.
 """
 
 import dataclasses
+import shutil
 import struct
 import subprocess
 import sys
@@ -288,6 +289,22 @@ def test_the_date_of_a_wheel_is_never_the_clocks(tmp_path: Path, monkeypatch: py
     assert wheels._date(tmp_path) == "1577836800"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     assert wheels._date(tmp_path) == "1700000000"
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
+def test_the_date_does_not_depend_on_who_owns_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
+    monkeypatch.setenv("GIT_COMMITTER_DATE", "1700000001 +0000")
+    for command in ("init -q", "-c user.name=a -c user.email=a@example.org commit -q --allow-empty -m a"):
+        subprocess.run(["git", "-C", tmp_path, *command.split()], check=True)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert wheels._date(tmp_path) == "1700000001"
+
+
+def test_a_build_with_a_planted_fault_has_a_log_of_its_own() -> None:
+    names = [wheels._log_name(ARM, defines) for defines in ({}, {"FAULT": "1"}, {"FAULT": "2"})]
+    names.append(wheels._log_name(X86, {}))
+    assert len(set(names)) == 4 and names[0] == f"linux-aarch64-cp{running_abi()}.txt"
 
 
 def test_a_folder_without_a_project_is_refused(tmp_path: Path) -> None:
