@@ -48,7 +48,13 @@ missing_packages() {
     [ -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] ||
         printf '%s ' "python$version-dev"
     command -v nm >/dev/null || printf 'binutils '
-    [ "$purpose" != test ] || command -v g++ >/dev/null || command -v clang++ >/dev/null || printf 'g++ '
+    [ "$purpose" = test ] || return 0
+    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out
+        command -v g++ >/dev/null || printf 'g++ '
+        command -v clang++ >/dev/null || printf 'clang '
+    else
+        command -v g++ >/dev/null || command -v clang++ >/dev/null || printf 'g++ '
+    fi
 }
 
 # engine_answers PYTHON: whether this computer has a Docker engine already. It is then not ours to install on.
