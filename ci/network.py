@@ -14,7 +14,9 @@ _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 def pip_settings() -> dict[str, str]:
     """Return this computer's pip settings (files and environment), as `global.index-url` and the like."""
-    done = subprocess.run([sys.executable, "-P", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+    )
     settings = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition("=")
