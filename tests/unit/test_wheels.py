@@ -291,7 +291,9 @@ def test_the_date_of_a_wheel_is_never_the_clocks(tmp_path: Path, monkeypatch: py
     assert wheels._date(tmp_path) == "1700000000"
 
 
-@pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
+@pytest.mark.skipif(
+    shutil.which("git") is None, reason="git is not on this machine: apt-get install git (Debian, Ubuntu)"
+)
 def test_the_date_does_not_depend_on_who_owns_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
     monkeypatch.setenv("GIT_COMMITTER_DATE", "1700000001 +0000")
