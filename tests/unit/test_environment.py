@@ -37,7 +37,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
     """Run shell code after the functions; apt-get and sudo are out of reach, whatever goes wrong."""
     monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("CONSTANN_TEST_PYTHON", sys.executable)
-    monkeypatch.delenv("CONSTANN_PYTHON", raising=False)
+    for name in ("CONSTANN_PYTHON", "CI"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("apt-get", "sudo"):
         script(tmp_path / "programs" / name, "echo $0 was called; exit 99")
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}{os.pathsep}{os.environ['PATH']}")
@@ -114,6 +115,12 @@ ALL = "python3.11-venv python3.11-dev binutils g++"
 def test_all_that_is_missing_is_one_list(shell: Shell, tmp_path: Path, purpose: str, names: str) -> None:
     bare = script(tmp_path / "bare", BARE)
     assert shell(f"{NO_PROGRAMS} missing_packages {bare} {purpose}").stdout == f"{names} "
+
+
+def test_continuous_integration_needs_every_compiler(shell: Shell, tmp_path: Path) -> None:
+    bare = script(tmp_path / "bare", BARE)
+    assert shell(f"{NO_PROGRAMS} missing_packages {bare} test", CI="true").stdout == f"{ALL} clang "
+    assert "clang" not in shell(f"{NO_PROGRAMS} missing_packages {bare} harness", CI="true").stdout
 
 
 @pytest.mark.parametrize(
