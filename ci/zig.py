@@ -1,5 +1,6 @@
 """Makes PyPI's ziglang a cross-compiler for CMake. Knows flags and tools, nothing of this project."""
 
+import os
 import shlex
 import sysconfig
 import tempfile
@@ -105,6 +106,9 @@ def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain
 
 
 def _find_zig() -> Path:
+    # Its caches know it by its place: an environment made anew each time would compile the standard library each time.
+    if chosen := os.environ.get("CONSTANN_ZIG"):
+        return Path(chosen)
     spec = find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise ToolchainError(
