@@ -259,6 +259,7 @@ def test_cmakes_trial_program_is_not_linked(compiler: Callable[..., list[str]]) 
 
 
 def test_a_missing_compiler_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CONSTANN_ZIG", raising=False)
     monkeypatch.setattr(zig, "find_spec", lambda name: None)
     with pytest.raises(zig.ToolchainError, match="pip install --group harness"):
         zig.make_toolchain(X86, tmp_path, once=True)
