@@ -41,9 +41,11 @@ class DataSet:
 
     def description(self) -> list[str]:
         """One line for each file: its name and SHA-256."""
-        return [
-            f"{path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}" for path in (self.vectors, self.queries)
-        ]
+        return [_name_and_digest(path) for path in (self.vectors, self.queries)]
+
+
+def _name_and_digest(path: Path) -> str:
+    return f"{path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}"
 
 
 def find_data(folder: Path) -> DataSet:
@@ -95,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     known = platforms.load()
     every = list(known.values())
     with ExitStack() as stack:
-        # Compiling and making images wait for different things: side by side they take half the time.
         found = stack.enter_context(engine.running(every))
+        # Compiling and making images wait for different things: side by side they take half the time.
         pool = stack.enter_context(ThreadPoolExecutor(1))
         building = pool.submit(_build_wheels, every, folder / "wheels")
         prepared = images.prepare(found, every, platforms.load_images(), _python())
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         outcomes = _run_controls(controls.planned(chosen, every), stages["slice"], data, folder, open_machines)
     report = conclude(stages, data, outcomes, expected=expected, partial=bool(arguments.machine))
-    report.wheels = [f"{path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}" for path in built.values()]
+    report.wheels = [_name_and_digest(path) for path in built.values()]
     report.show(folder)
     return 0 if report.passed else 1
 
