@@ -17,9 +17,9 @@ extern "C" const void* find_kernels(const char* set) {
 extern "C" void canonical(const void* kernels, int product, const float* query, const float* const* rows,
                           std::size_t count, std::size_t floats, float* results) {
     const auto* table = static_cast<const constann::kernels::KernelTable*>(kernels);
-    const auto kernel = product ? table->inner_product_many : table->squared_euclidean_many;
+    const auto kernel = product ? table->inner_product.many : table->squared_euclidean.many;
     constann::kernels::with_canonical_floating_point([&] {
         kernel(reinterpret_cast<const std::byte*>(query), reinterpret_cast<const std::byte* const*>(rows),
-               count, floats, results);
+               count, floats * sizeof(float), results);
     });
 }

@@ -15,19 +15,20 @@ namespace {
 // Queries searched together by one thread: they share each tile of rows while it is in cache.
 constexpr std::uint64_t kQueriesPerTask = 16;
 
-void check_columns(const Matrix& matrix, std::uint32_t dim, const char* what) {
-    if (matrix.columns != dim) {
-        throw std::invalid_argument(std::string(what) + " have dim " + std::to_string(matrix.columns) +
-                                    ", the index has dim " + std::to_string(dim));
-    }
+void check_columns(const Matrix& matrix, Metric metric, std::uint32_t dim, const char* what) {
+    const std::uint64_t columns = columns_of(metric, dim);
+    if (matrix.columns == columns) return;
+    const std::string unit = metric == Metric::hamming ? " columns of 8 bits" : "";
+    throw std::invalid_argument(std::string(what) + " have dim " + std::to_string(matrix.columns) + unit +
+                                ", the index has dim " +
+                                std::to_string(metric == Metric::hamming ? columns : dim) + unit);
 }
 
-void read_canonical(const Matrix& matrix, Metric metric, std::size_t floats, std::span<float> out) {
+void read_all(const Matrix& matrix, Metric metric, std::uint32_t dim, std::span<std::byte> out) {
+    const std::size_t stride = row_stride(metric, dim);
     kernels::with_canonical_floating_point([&] {
         for (std::uint64_t row = 0; row < matrix.rows; ++row) {
-            const std::span<float> place = out.subspan(row * floats, floats);
-            read_row(matrix, row, place);
-            make_canonical(metric, place);
+            read_canonical(metric, dim, matrix, row, out.subspan(row * stride, stride));
         }
     });
 }
@@ -75,24 +76,25 @@ Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), m
     }
 }
 
-void Index::add(const Matrix& vectors) {
+void Index::add(const Matrix& vectors, const GivenIds& ids) {
     const Change change(changing_);
     if (built())
         throw std::invalid_argument("the index is built: rows are added before build(); make a new index");
-    check_columns(vectors, dim_, "vectors");
+    check_columns(vectors, metric_, dim_, "vectors");
     if (vectors.rows > kMaxRows - rows_.size())
         throw std::invalid_argument("an index holds at most 4294967294 rows");
-    const std::size_t floats = padded_length(dim_);
+    const std::size_t stride = row_stride(metric_, dim_);
     const std::size_t before = own_rows_.size();
     try {
-        own_rows_.resize(before + vectors.rows * floats);
-        read_canonical(vectors, metric_, floats, std::span(own_rows_).subspan(before));
+        own_rows_.resize(before + vectors.rows * stride);
+        read_all(vectors, metric_, dim_, std::span(own_rows_).subspan(before));
+        ids_.append(ids, vectors.rows, before / stride);
     } catch (...) {
         own_rows_.resize(before);
-        rows_ = RowsView(own_rows_, floats);
+        rows_ = RowsView(own_rows_, stride);
         throw;
     }
-    rows_ = RowsView(own_rows_, floats);
+    rows_ = RowsView(own_rows_, stride);
 }
 
 void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
@@ -101,6 +103,7 @@ void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
     if (rows_.size() == 0)
         throw std::invalid_argument("the index holds no vectors: add() some before build()");
     seed_ = seed;
+    ids_.settle();
     build_structure(threads, watch);
     built_.store(true, std::memory_order_release);
 }
@@ -109,42 +112,42 @@ void Index::check_built() const {
     if (!built()) throw std::invalid_argument("the index is not built: call build() first");
 }
 
-Floats Index::read_queries(const Matrix& queries) const {
-    check_columns(queries, dim_, "queries");
-    const std::size_t floats = padded_length(dim_);
-    Floats canonical(queries.rows * floats);
-    read_canonical(queries, metric_, floats, canonical);
+Bytes Index::read_queries(const Matrix& queries) const {
+    check_columns(queries, metric_, dim_, "queries");
+    Bytes canonical(queries.rows * row_stride(metric_, dim_));
+    read_all(queries, metric_, dim_, canonical);
     return canonical;
 }
 
 void Index::search(const SearchRequest& request, const Watch& watch, std::span<std::int64_t> ids,
                    std::span<float> distances) const {
     check_built();
-    const std::uint64_t effort = resolve_effort(request.effort);
-    const std::size_t floats = padded_length(dim_);
-    const Floats queries = read_queries(request.queries);
+    const std::size_t stride = row_stride(metric_, dim_);
+    const Bytes queries = read_queries(request.queries);
     const std::uint64_t count = request.queries.rows;
     const std::uint64_t tasks = (count + kQueriesPerTask - 1) / kQueriesPerTask;
+    const Filter filter(request.allowed, request.exclude, ids_, size());
+    const SearchPlan plan{request.k, resolve_effort(request.effort), filter};
 
     run_tasks(tasks, request.threads, tasks > 1 ? watch : Watch{},
               [&](std::uint64_t task, const StopSignal& stop) {
                   stop.check();
                   const std::uint64_t first = task * kQueriesPerTask;
                   const std::uint64_t here = std::min(kQueriesPerTask, count - first);
-                  const RowsView some(
-                      std::as_bytes(std::span(queries).subspan(first * floats, here * floats)), floats);
+                  const auto bytes = std::span<const std::byte>(queries).subspan(first * stride, here * stride);
+                  const RowsView some(bytes, stride);
                   std::vector<NearestRows> nearest(here);
                   for (NearestRows& set : nearest) set.reset(request.k);
-                  searcher(effort, request.k)->search(some, nearest);
+                  searcher(plan)->search(some, nearest);
                   for (std::uint64_t i = 0; i < here; ++i) {
                       const std::size_t at = (first + i) * request.k;
-                      nearest[i].write(ids.subspan(at, request.k), distances.subspan(at, request.k));
+                      nearest[i].write(ids_, ids.subspan(at, request.k), distances.subspan(at, request.k));
                   }
               });
 }
 
 file::Header Index::header() const {
-    file::Header header{kind_, metric_, dim_, rows_.size(), seed_, parameters(), {}};
+    file::Header header{kind_, metric_, ids_.kind(), dim_, rows_.size(), seed_, parameters(), {}};
     file::place_sections(header, contents());
     return header;
 }
@@ -152,15 +155,16 @@ file::Header Index::header() const {
 std::vector<file::Content> Index::contents() const {
     check_built();
     std::vector<file::Content> all = {{file::SectionTag::rows, rows_.bytes()}};
+    for (const file::Content& content : ids_.contents()) all.push_back(content);
     for (const file::Content& content : structure()) all.push_back(content);
     return all;
 }
 
 void Index::open_rows(const file::Header& header, std::span<const std::byte> file,
                       std::shared_ptr<const void> memory) {
-    const std::size_t floats = padded_length(header.dim);
-    rows_ = RowsView(
-        file::section(header, file, file::SectionTag::rows, header.rows * floats * sizeof(float)), floats);
+    const std::size_t stride = row_stride(header.metric, header.dim);
+    rows_ = RowsView(file::section(header, file, file::SectionTag::rows, header.rows * stride), stride);
+    ids_ = Ids::open(header, file);
     memory_ = std::move(memory);
     seed_ = header.seed;
     built_.store(true, std::memory_order_release);

@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "core/ids.hpp"
 #include "core/matrix.hpp"
 #include "core/metric.hpp"
 #include "core/nearest.hpp"
@@ -24,6 +25,15 @@ struct SearchRequest {
     std::size_t k;
     std::optional<std::uint64_t> effort;
     unsigned threads;
+    Filter::Given allowed = {};
+    Filter::Given exclude = {};
+};
+
+// What all searches of one request share.
+struct SearchPlan {
+    std::size_t k;
+    std::uint64_t effort;
+    const Filter& filter;
 };
 
 class Index {
@@ -38,8 +48,11 @@ class Index {
     std::uint64_t seed() const { return seed_; }
     bool built() const { return built_.load(std::memory_order_acquire); }
 
+    const Ids& ids() const { return ids_; }
+    const RowsView& rows() const { return rows_; }
+
     // Adds rows; all or, where one is bad, none. Throws std::invalid_argument.
-    void add(const Matrix& vectors);
+    void add(const Matrix& vectors, const GivenIds& ids = {});
 
     // Builds; the result does not depend on `threads`.
     void build(unsigned threads, std::uint64_t seed, const Watch& watch);
@@ -68,16 +81,14 @@ class Index {
     };
 
     virtual void build_structure(unsigned threads, const Watch& watch) = 0;
-    virtual std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const = 0;
+    virtual std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const = 0;
     virtual std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const = 0;
     virtual std::vector<file::Parameter> parameters() const = 0;
     virtual std::vector<file::Content> structure() const = 0;
 
-    const RowsView& rows() const { return rows_; }
-
   private:
     void check_built() const;
-    Floats read_queries(const Matrix& queries) const;
+    Bytes read_queries(const Matrix& queries) const;
 
     file::Kind kind_;
     Metric metric_;
@@ -85,7 +96,8 @@ class Index {
     std::uint64_t seed_ = 0;
     std::atomic<bool> changing_{false};  // by add() or build(), whose progress callback may call anything
     std::atomic<bool> built_{false};
-    Floats own_rows_;
+    Ids ids_;
+    Bytes own_rows_;
     std::shared_ptr<const void> memory_;
     RowsView rows_;
 };

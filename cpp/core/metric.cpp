@@ -1,15 +1,29 @@
 // See metric.hpp.
 #include "core/metric.hpp"
 
+#include <array>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <stdexcept>
+#include <string>
 
 namespace constann {
 namespace {
 
+struct Named {
+    Metric metric;
+    const char* name;
+};
+constexpr std::array<Named, 5> kMetrics = {{{Metric::cosine, "cosine"},
+                                            {Metric::euclidean, "euclidean"},
+                                            {Metric::manhattan, "manhattan"},
+                                            {Metric::dot, "dot"},
+                                            {Metric::hamming, "hamming"}}};
+
 // A sum of squares in float64, in the lane order.
 template <class T>
-double squared_norm(std::span<const T> vector) {
+double sum_of_squares(std::span<const T> vector) {
     double lane[kernels::kLanes] = {};
     for (std::size_t i = 0; i < vector.size(); ++i) {
         const double value = vector[i];
@@ -24,7 +38,7 @@ double squared_norm(std::span<const T> vector) {
 
 template <class T>
 bool scale_to_unit(std::span<const T> vector, std::span<float> out) {
-    const double squared = squared_norm(vector);
+    const double squared = sum_of_squares(vector);
     if (squared == 0) return false;
     const double norm = std::sqrt(squared);
     for (std::size_t i = 0; i < vector.size(); ++i)
@@ -32,18 +46,63 @@ bool scale_to_unit(std::span<const T> vector, std::span<float> out) {
     return true;
 }
 
+float or_infinity(float distance) {
+    return distance == distance ? distance : std::numeric_limits<float>::infinity();
+}
+
 float cosine_distance(float inner_product) {
-    const float distance = 1.0f - inner_product;
-    if (distance != distance) return std::numeric_limits<float>::infinity();
+    const float distance = or_infinity(1.0f - inner_product);
     return distance > 0.0f ? distance : 0.0f;
 }
 
+float dot_distance(float inner_product) {
+    return or_infinity(0.0f - inner_product);
+}
+
 float euclidean_distance(float squared) {
-    if (squared != squared) return std::numeric_limits<float>::infinity();
-    return std::sqrt(squared);
+    return or_infinity(std::sqrt(squared));
+}
+
+void read_bits(std::uint32_t dim, const Matrix& matrix, std::uint64_t row, std::span<std::byte> out) {
+    if (matrix.type != ElementType::uint8) throw std::invalid_argument("hamming takes packed uint8 rows");
+    std::fill(out.begin(), out.end(), std::byte{0});
+    for (std::uint64_t column = 0; column < matrix.columns; ++column) {
+        out[column] = matrix.data[static_cast<std::ptrdiff_t>(row) * matrix.row_stride +
+                                  static_cast<std::ptrdiff_t>(column) * matrix.column_stride];
+    }
+    const unsigned left = dim % 8;
+    if (left != 0 && (out[dim / 8] & (std::byte{0xff} >> left)) != std::byte{0}) {
+        throw std::invalid_argument("row " + std::to_string(row) + " has bits beyond dim " +
+                                    std::to_string(dim) + ": they must be 0");
+    }
 }
 
 }  // namespace
+
+const char* name_of(Metric metric) {
+    return kMetrics[static_cast<std::uint32_t>(metric) - 1].name;
+}
+
+std::optional<Metric> metric_named(std::string_view name) {
+    for (const Named& one : kMetrics) {
+        if (name == one.name) return one.metric;
+    }
+    return std::nullopt;
+}
+
+std::optional<Metric> metric_numbered(std::uint32_t number) {
+    if (number < 1 || number > kMetrics.size()) return std::nullopt;
+    return static_cast<Metric>(number);
+}
+
+std::size_t row_stride(Metric metric, std::uint32_t dim) {
+    if (metric == Metric::hamming) return (std::size_t{dim} + 63) / 64 * sizeof(std::uint64_t);
+    return padded_length(dim) * sizeof(float);
+}
+
+std::uint64_t columns_of(Metric metric, std::uint32_t dim) {
+    return metric == Metric::hamming ? (std::uint64_t{dim} + 7) / 8 : dim;
+}
 
 bool normalise(std::span<float> vector) {
     return scale_to_unit(std::span<const float>(vector), vector);
@@ -53,20 +112,41 @@ bool normalise(std::span<const double> vector, std::span<float> out) {
     return scale_to_unit(vector, out);
 }
 
-void make_canonical(Metric metric, std::span<float> row) {
-    if (metric == Metric::cosine) normalise(row);
+double squared_norm(std::span<const float> vector) {
+    return sum_of_squares(vector);
+}
+
+void read_canonical(Metric metric, std::uint32_t dim, const Matrix& matrix, std::uint64_t row,
+                    std::span<std::byte> out) {
+    if (metric == Metric::hamming) return read_bits(dim, matrix, row, out);
+    thread_local Floats values;
+    values.resize(out.size() / sizeof(float));
+    read_row(matrix, row, values);
+    if (metric == Metric::cosine) normalise(values);
+    std::memcpy(out.data(), values.data(), out.size());
 }
 
 void distances(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,
-               std::span<const std::byte* const> rows, std::size_t floats, std::span<float> out) {
+               std::span<const std::byte* const> rows, std::size_t bytes, std::span<float> out) {
     switch (metric) {
         case Metric::cosine:
-            kernels.inner_product_many(query, rows.data(), rows.size(), floats, out.data());
+            kernels.inner_product.many(query, rows.data(), rows.size(), bytes, out.data());
             for (float& value : out) value = cosine_distance(value);
             return;
         case Metric::euclidean:
-            kernels.squared_euclidean_many(query, rows.data(), rows.size(), floats, out.data());
+            kernels.squared_euclidean.many(query, rows.data(), rows.size(), bytes, out.data());
             for (float& value : out) value = euclidean_distance(value);
+            return;
+        case Metric::manhattan:
+            kernels.manhattan.many(query, rows.data(), rows.size(), bytes, out.data());
+            for (float& value : out) value = or_infinity(value);
+            return;
+        case Metric::dot:
+            kernels.inner_product.many(query, rows.data(), rows.size(), bytes, out.data());
+            for (float& value : out) value = dot_distance(value);
+            return;
+        case Metric::hamming:
+            kernels.hamming.many(query, rows.data(), rows.size(), bytes, out.data());
             return;
     }
 }

@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/ids.hpp"
 #include "core/ordered.hpp"
 
 namespace constann {
@@ -32,12 +33,13 @@ class NearestRows {
         }
     }
 
-    // Writes ids and distances, nearest first; what is left over becomes -1 and +inf. Empties the set.
-    void write(std::span<std::int64_t> ids, std::span<float> distances) {
+    // Writes the rows' ids and distances, nearest first; what is left over becomes -1 and +inf. Empties the
+    // set.
+    void write(const Ids& of_rows, std::span<std::int64_t> ids, std::span<float> distances) {
         std::sort(keys_.begin(), keys_.end());
         for (std::size_t i = 0; i < ids.size(); ++i) {
             const bool real = i < keys_.size();
-            ids[i] = real ? static_cast<std::int64_t>(keys_[i] & 0xffffffffu) : -1;
+            ids[i] = real ? of_rows.id_of(static_cast<std::uint32_t>(keys_[i] & 0xffffffffu)) : -1;
             distances[i] = real ? from_ordered_bits(static_cast<std::uint32_t>(keys_[i] >> 32))
                                 : std::numeric_limits<float>::infinity();
         }

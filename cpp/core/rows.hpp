@@ -1,4 +1,4 @@
-// Padded float32 rows in memory: how they are owned (zeroed, aligned) and how they are looked at (unaligned).
+// Padded rows in memory: how they are owned (zeroed, aligned) and how they are looked at (unaligned).
 #pragma once
 
 #include <cstddef>
@@ -35,25 +35,24 @@ struct CacheAligned {
 };
 
 using Floats = std::vector<float, CacheAligned<float>>;
+using Bytes = std::vector<std::byte, CacheAligned<std::byte>>;
 
-// A table of padded rows somewhere in memory: its own or a mapped file's.
+// A table of padded rows somewhere in memory: its own or a mapped file's. `stride` is a row's length in
+// bytes.
 class RowsView {
   public:
     RowsView() = default;
-    RowsView(std::span<const std::byte> bytes, std::size_t floats)
-        : bytes_(bytes), floats_(floats), count_(floats == 0 ? 0 : bytes.size() / (floats * sizeof(float))) {}
-    RowsView(const Floats& values, std::size_t floats) : RowsView(std::as_bytes(std::span(values)), floats) {}
+    RowsView(std::span<const std::byte> bytes, std::size_t stride)
+        : bytes_(bytes), stride_(stride), count_(stride == 0 ? 0 : bytes.size() / stride) {}
 
     std::uint64_t size() const { return count_; }
-    std::size_t floats() const { return floats_; }
-    const std::byte* operator[](std::uint64_t row) const {
-        return bytes_.data() + row * floats_ * sizeof(float);
-    }
+    std::size_t stride() const { return stride_; }
+    const std::byte* operator[](std::uint64_t row) const { return bytes_.data() + row * stride_; }
     std::span<const std::byte> bytes() const { return bytes_; }
 
   private:
     std::span<const std::byte> bytes_;
-    std::size_t floats_ = 0;
+    std::size_t stride_ = 0;
     std::uint64_t count_ = 0;
 };
 

@@ -18,7 +18,7 @@ class Exact final : public Index {
     void build_structure(unsigned, const Watch& watch) override {
         if (watch) watch(1, 1);
     }
-    std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const override;
+    std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
     std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
     std::vector<file::Parameter> parameters() const override { return {}; }
     std::vector<file::Content> structure() const override { return {}; }

@@ -16,6 +16,10 @@ constexpr std::size_t kSectionLength = 24 + kDigestLength;
 constexpr std::uint32_t kMaxParameters = 64;
 constexpr std::uint32_t kMaxSections = 64;
 
+VectorType vector_type(Metric metric) {
+    return metric == Metric::hamming ? VectorType::bits : VectorType::float32;
+}
+
 std::uint64_t aligned(std::uint64_t offset) {
     return (offset + kSectionAlignment - 1) / kSectionAlignment * kSectionAlignment;
 }
@@ -83,18 +87,18 @@ void read_shape(Reader& reader, Header& header) {
     }
     header.kind = static_cast<Kind>(kind);
     const auto metric = reader.number<std::uint32_t>();
-    if (metric != static_cast<std::uint32_t>(Metric::cosine) &&
-        metric != static_cast<std::uint32_t>(Metric::euclidean)) {
-        refuse("this version of constann does not know metric", metric);
-    }
+    if (!metric_numbered(metric)) refuse("this version of constann does not know metric", metric);
     header.metric = static_cast<Metric>(metric);
-    expect(reader, static_cast<std::uint32_t>(VectorType::float32),
-           "this version of constann does not know vector type");
-    expect(reader, static_cast<std::uint32_t>(IdKind::rows),
-           "this version of constann does not know id kind");
+    expect(reader, static_cast<std::uint32_t>(vector_type(header.metric)),
+           "this version of constann does not know, for this metric, vector type");
+    const auto ids = reader.number<std::uint32_t>();
+    if (ids > static_cast<std::uint32_t>(IdKind::strings)) {
+        refuse("this version of constann does not know id kind", ids);
+    }
+    header.ids = static_cast<IdKind>(ids);
     header.dim = reader.number<std::uint32_t>();
     if (header.dim < 1 || header.dim > kMaxDim) refuse("the header gives an impossible dim:", header.dim);
-    const auto stride = static_cast<std::uint32_t>(padded_length(header.dim) * sizeof(float));
+    const auto stride = static_cast<std::uint32_t>(row_stride(header.metric, header.dim));
     expect(reader, stride, "the header's row stride does not fit its dim:");
     header.rows = reader.number<std::uint64_t>();
     if (header.rows < 1 || header.rows > kMaxRows)
@@ -160,10 +164,10 @@ std::vector<std::byte> encode(const Header& header) {
     out.number(std::uint32_t{0});  // flags
     out.number(static_cast<std::uint32_t>(header.kind));
     out.number(static_cast<std::uint32_t>(header.metric));
-    out.number(static_cast<std::uint32_t>(VectorType::float32));
-    out.number(static_cast<std::uint32_t>(IdKind::rows));
+    out.number(static_cast<std::uint32_t>(vector_type(header.metric)));
+    out.number(static_cast<std::uint32_t>(header.ids));
     out.number(header.dim);
-    out.number(static_cast<std::uint32_t>(padded_length(header.dim) * sizeof(float)));
+    out.number(static_cast<std::uint32_t>(row_stride(header.metric, header.dim)));
     out.number(header.rows);
     out.number(header.seed);
     out.number(file_length(header));
@@ -255,6 +259,18 @@ const char* name_of(SectionTag tag) {
             return "leaf_bounds";
         case SectionTag::leaf_rows:
             return "leaf_rows";
+        case SectionTag::split_bits:
+            return "split_bits";
+        case SectionTag::codes:
+            return "codes";
+        case SectionTag::id_numbers:
+            return "id_numbers";
+        case SectionTag::id_bounds:
+            return "id_bounds";
+        case SectionTag::id_text:
+            return "id_text";
+        case SectionTag::id_order:
+            return "id_order";
     }
     return "of unknown tag";
 }

@@ -28,19 +28,33 @@ inline constexpr std::uint32_t kBuilderRevision = 0;     // what bytes a build m
 inline constexpr std::size_t kDigestLength = 32;  // SHA-256
 inline constexpr std::uint64_t kSectionAlignment = 64;
 
-enum class Kind : std::uint32_t { exact = 1, forest = 2 };  // 3 graph: to come
-enum class VectorType : std::uint32_t { float32 = 1 };      // 2 float16, 3 int8: reserved
-enum class IdKind : std::uint32_t { rows = 0 };             // 1 int64, 2 strings: to come
+enum class Kind : std::uint32_t { exact = 1, forest = 2 };        // 3 graph: to come
+enum class VectorType : std::uint32_t { float32 = 1, bits = 4 };  // 2 float16, 3 int8: reserved
+enum class IdKind : std::uint32_t { rows = 0, int64 = 1, strings = 2 };
 
-enum class ParameterTag : std::uint32_t { trees = 1, leaf_capacity = 2, effort = 3 };
+enum class ParameterTag : std::uint32_t {
+    trees = 1,
+    leaf_capacity = 2,
+    effort = 3,
+    code_bits = 4,
+    code_low = 5,   // a float32's bits
+    code_rate = 6,  // a float32's bits
+    rerank = 7,
+};
 enum class SectionTag : std::uint32_t {
     rows = 1,
+    id_numbers = 2,
+    id_bounds = 3,
+    id_text = 4,
+    id_order = 5,
     tree_roots = 16,
     split_children = 17,
     split_offsets = 18,
     split_planes = 19,
     leaf_bounds = 20,
     leaf_rows = 21,
+    split_bits = 22,
+    codes = 23,
 };
 
 struct Parameter {
@@ -58,6 +72,7 @@ struct Section {
 struct Header {
     Kind kind;
     Metric metric;
+    IdKind ids;
     std::uint32_t dim;
     std::uint64_t rows;
     std::uint64_t seed;

@@ -2,14 +2,20 @@
 #include "forest/forest.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <string>
+
+#include "kernels/floating_point.hpp"
 
 namespace constann {
 namespace {
 
 constexpr std::uint64_t kDefaultTrees = 32;
 constexpr std::uint64_t kDefaultRowsPerTree = 100;  // or a leaf's, where that is more
+constexpr std::uint64_t kRowsWorthCoding = 1024;
+constexpr std::uint64_t kRowsPerTask = 4096;
+constexpr std::uint64_t kMaxRerank = 1 << 20;
 
 std::uint64_t settled_trees(std::optional<std::uint64_t> trees) {
     const std::uint64_t count = trees.value_or(kDefaultTrees);
@@ -27,9 +33,9 @@ void append(std::vector<T, Allocator>& all, const std::vector<T, Allocator>& mor
 
 // Appends one tree, moving its references past the splits and leaves that are there already.
 void append_tree(Trees& all, const Trees& tree) {
-    const std::uint64_t splits = all.offsets.size();
+    const std::uint64_t splits = all.children.size() / 2;
     const std::uint64_t leaves = all.leaf_bounds.size() - 1;
-    if (splits + tree.offsets.size() >= kLeafBit || leaves + tree.leaf_bounds.size() > kLeafBit) {
+    if (splits + tree.children.size() / 2 >= kLeafBit || leaves + tree.leaf_bounds.size() > kLeafBit) {
         throw std::invalid_argument("these trees have over 2147483647 nodes: use fewer trees");
     }
     const auto moved = [&](std::uint32_t child) {
@@ -37,6 +43,7 @@ void append_tree(Trees& all, const Trees& tree) {
     };
     all.roots.push_back(moved(tree.roots[0]));
     for (const std::uint32_t child : tree.children) all.children.push_back(moved(child));
+    append(all.bits, tree.bits);
     append(all.offsets, tree.offsets);
     append(all.planes, tree.planes);
     const std::uint64_t rows = all.leaf_rows.size();
@@ -56,24 +63,53 @@ std::uint32_t leaf_capacity(Metric metric, std::uint32_t dim) {
     switch (metric) {
         case Metric::cosine:
         case Metric::euclidean:
+        case Metric::manhattan:
             return dim + 2;
+        case Metric::dot:
+            return dim + 3;
+        case Metric::hamming:
+            return 3 + 2 * ((dim + 63) / 64);
     }
     return 0;
 }
 
 Forest::Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> trees,
-               std::optional<std::uint64_t> effort)
+               std::optional<std::uint64_t> effort, std::optional<std::uint64_t> code_bits)
     : Index(file::Kind::forest, dim, metric),
       capacity_(leaf_capacity(metric, dim)),
       tree_count_(settled_trees(trees)),
-      effort_(effort.value_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree))) {
+      effort_(effort.value_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree))),
+      wanted_code_bits_(code_bits) {
     if (effort_ < 1) throw std::invalid_argument("effort must be at least 1");
+    if (code_bits && *code_bits != 0 && *code_bits != kCodeBits)
+        throw std::invalid_argument("code_bits must be 0 or 7, not " + std::to_string(*code_bits));
+    if (code_bits == kCodeBits && metric == Metric::hamming)
+        throw std::invalid_argument("hamming compares bits already: leave code_bits out");
 }
 
 void Forest::build_structure(unsigned threads, const Watch& watch) {
+    grow(threads, watch);
+    const std::uint64_t least = wanted_code_bits_ == kCodeBits ? 1 : kRowsWorthCoding;
+    if (metric() == Metric::hamming || wanted_code_bits_ == 0 || size() < least) return;
+    kernels::with_canonical_floating_point([&] {
+        if (const auto scale = choose_code_scale(rows(), dim())) codes_.scale = *scale;
+    });
+    if (codes_.scale.rate == 0.0f) return;
+    encode(threads);
+    kernels::with_canonical_floating_point([&] { codes_.rerank = rerank_needed(); });
+    if (codes_.rerank == 0) {
+        codes_ = {};
+        own_codes_ = {};
+    }
+}
+
+void Forest::grow(unsigned threads, const Watch& watch) {
+    std::vector<float> lengthening;
+    kernels::with_canonical_floating_point([&] { lengthening = lengthening_of(metric(), rows()); });
+    const TreeSource source{metric(), dim(), rows(), capacity_, lengthening};
     std::vector<Trees> grown(tree_count_);
     run_tasks(tree_count_, threads, watch, [&](std::uint64_t tree, const StopSignal& stop) {
-        grown[tree] = build_tree(metric(), rows(), capacity_, seed(), static_cast<std::uint32_t>(tree), stop);
+        grown[tree] = build_tree(source, seed(), static_cast<std::uint32_t>(tree), stop);
     });
     Trees all;
     all.leaf_bounds.push_back(0);
@@ -89,8 +125,23 @@ void Forest::build_structure(unsigned threads, const Watch& watch) {
         tree = Trees();
     }
     own_trees_ = std::move(all);
-    trees_ = {bytes_of(own_trees_.roots),  bytes_of(own_trees_.children),    bytes_of(own_trees_.offsets),
-              bytes_of(own_trees_.planes), bytes_of(own_trees_.leaf_bounds), bytes_of(own_trees_.leaf_rows)};
+    trees_ = {bytes_of(own_trees_.roots),    bytes_of(own_trees_.children), bytes_of(own_trees_.bits),
+              bytes_of(own_trees_.offsets),  bytes_of(own_trees_.planes),   bytes_of(own_trees_.leaf_bounds),
+              bytes_of(own_trees_.leaf_rows)};
+}
+
+void Forest::encode(unsigned threads) {
+    const std::size_t stride = code_stride(dim());
+    own_codes_.resize(size() * stride);
+    run_tasks((size() + kRowsPerTask - 1) / kRowsPerTask, threads, {},
+              [&](std::uint64_t task, const StopSignal&) {
+                  const std::uint64_t end = std::min(size(), (task + 1) * kRowsPerTask);
+                  for (std::uint64_t row = task * kRowsPerTask; row < end; ++row) {
+                      encode_row(codes_.scale, rows()[row], dim(),
+                                 std::span(own_codes_).subspan(row * stride, stride));
+                  }
+              });
+    codes_.rows = RowsView(own_codes_, stride);
 }
 
 std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const std::byte> file,
@@ -101,23 +152,44 @@ std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const
     const std::uint32_t capacity = leaf_capacity(header.metric, header.dim);
     file::parameter(header, ParameterTag::leaf_capacity, capacity, capacity);
 
+    const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, kCodeBits);
+    if (bits != 0 && (bits != kCodeBits || header.metric == Metric::hamming))
+        throw file::FormatError("this version of constann does not know codes of " + std::to_string(bits) +
+                                " bits");
+
     auto index = std::make_unique<Forest>(header.dim, header.metric, trees, effort);
     index->open_rows(header, file, std::move(memory));
     TreesView& view = index->trees_;
     view.roots = file::section(header, file, SectionTag::tree_roots, trees * sizeof(std::uint32_t));
-    view.offsets = file::section(header, file, SectionTag::split_offsets);
-    const std::uint64_t splits = view.offsets.size() / sizeof(float);
-    file::section(header, file, SectionTag::split_offsets, splits * sizeof(float));
-    view.children =
-        file::section(header, file, SectionTag::split_children, splits * 2 * sizeof(std::uint32_t));
-    view.planes = file::section(header, file, SectionTag::split_planes,
-                                splits * padded_length(header.dim) * sizeof(float));
+    view.children = file::section(header, file, SectionTag::split_children);
+    const std::uint64_t splits = view.splits();
+    file::section(header, file, SectionTag::split_children, splits * 2 * sizeof(std::uint32_t));
+    if (header.metric == Metric::hamming) {
+        view.bits = file::section(header, file, SectionTag::split_bits, splits * sizeof(std::uint32_t));
+    } else {
+        view.offsets = file::section(header, file, SectionTag::split_offsets, splits * sizeof(float));
+        view.planes = file::section(header, file, SectionTag::split_planes,
+                                    splits * row_stride(header.metric, header.dim));
+    }
     view.leaf_bounds = file::section(header, file, SectionTag::leaf_bounds);
     const std::uint64_t bounds = view.leaf_bounds.size() / sizeof(std::uint64_t);
     file::section(header, file, SectionTag::leaf_bounds,
                   std::max<std::uint64_t>(bounds, 2) * sizeof(std::uint64_t));
     view.leaf_rows = file::section(header, file, SectionTag::leaf_rows);
+    if (bits != 0) index->open_codes(header, file);
     return index;
+}
+
+void Forest::open_codes(const file::Header& header, std::span<const std::byte> file) {
+    using file::ParameterTag;
+    const auto number = [&](ParameterTag tag) {
+        return std::bit_cast<float>(static_cast<std::uint32_t>(file::parameter(header, tag, 0, UINT32_MAX)));
+    };
+    codes_.scale = {number(ParameterTag::code_low), number(ParameterTag::code_rate)};
+    codes_.rerank = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
+    const std::size_t stride = code_stride(header.dim);
+    codes_.rows =
+        RowsView(file::section(header, file, file::SectionTag::codes, header.rows * stride), stride);
 }
 
 std::uint64_t Forest::resolve_effort(std::optional<std::uint64_t> effort) const {
@@ -127,16 +199,32 @@ std::uint64_t Forest::resolve_effort(std::optional<std::uint64_t> effort) const 
 
 std::vector<file::Parameter> Forest::parameters() const {
     using file::ParameterTag;
-    return {{ParameterTag::trees, tree_count_},
-            {ParameterTag::leaf_capacity, capacity_},
-            {ParameterTag::effort, effort_}};
+    std::vector<file::Parameter> all = {{ParameterTag::trees, tree_count_},
+                                        {ParameterTag::leaf_capacity, capacity_},
+                                        {ParameterTag::effort, effort_},
+                                        {ParameterTag::code_bits, code_bits()}};
+    if (code_bits() != 0) {
+        all.push_back({ParameterTag::code_low, std::bit_cast<std::uint32_t>(codes_.scale.low)});
+        all.push_back({ParameterTag::code_rate, std::bit_cast<std::uint32_t>(codes_.scale.rate)});
+        all.push_back({ParameterTag::rerank, codes_.rerank});
+    }
+    return all;
 }
 
 std::vector<file::Content> Forest::structure() const {
     using file::SectionTag;
-    return {{SectionTag::tree_roots, trees_.roots},        {SectionTag::split_children, trees_.children},
-            {SectionTag::split_offsets, trees_.offsets},   {SectionTag::split_planes, trees_.planes},
-            {SectionTag::leaf_bounds, trees_.leaf_bounds}, {SectionTag::leaf_rows, trees_.leaf_rows}};
+    std::vector<file::Content> all = {{SectionTag::tree_roots, trees_.roots},
+                                      {SectionTag::split_children, trees_.children}};
+    if (metric() == Metric::hamming) {
+        all.push_back({SectionTag::split_bits, trees_.bits});
+    } else {
+        all.push_back({SectionTag::split_offsets, trees_.offsets});
+        all.push_back({SectionTag::split_planes, trees_.planes});
+    }
+    all.push_back({SectionTag::leaf_bounds, trees_.leaf_bounds});
+    all.push_back({SectionTag::leaf_rows, trees_.leaf_rows});
+    if (code_bits() != 0) all.push_back({SectionTag::codes, codes_.rows.bytes()});
+    return all;
 }
 
 }  // namespace constann

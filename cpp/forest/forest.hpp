@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/index.hpp"
+#include "forest/codes.hpp"
 
 namespace constann {
 
@@ -12,6 +13,8 @@ inline constexpr std::uint32_t kMaxTrees = 65536;
 
 // Where a child or root points: a split's number, or a leaf's with the highest bit set.
 inline constexpr std::uint32_t kLeafBit = 0x80000000u;
+
+inline constexpr std::uint32_t kNoBit = 0xffffffffu;
 
 // The most rows a leaf holds: as many as Annoy's node of this metric has room for.
 std::uint32_t leaf_capacity(Metric metric, std::uint32_t dim);
@@ -21,28 +24,50 @@ std::uint32_t leaf_capacity(Metric metric, std::uint32_t dim);
 struct Trees {
     std::vector<std::uint32_t> roots;
     std::vector<std::uint32_t>
-        children;                // two for each split: where the margin is not above 0, and where it is
-    std::vector<float> offsets;  // one for each split
-    Floats planes;               // one padded row for each split: unit length, or zero for a split by count
+        children;  // two for each split: where the margin is not above 0, and where it is
+    // One for each split. For hamming the number of a bit, or kNoBit for a split by count; otherwise an
+    // offset and a plane, padded: unit length (shorter for dot), or zero for a split by count.
+    std::vector<std::uint32_t> bits;
+    std::vector<float> offsets;
+    Floats planes;
     std::vector<std::uint64_t> leaf_bounds;  // leaf i holds leaf_rows from bounds[i] to bounds[i + 1]
     std::vector<std::uint32_t> leaf_rows;
 };
 
 // The same trees as bytes: the index's own or a mapped file's. Nothing in them is trusted.
 struct TreesView {
-    std::span<const std::byte> roots, children, offsets, planes, leaf_bounds, leaf_rows;
+    std::span<const std::byte> roots, children, bits, offsets, planes, leaf_bounds, leaf_rows;
+
+    std::uint64_t splits() const { return children.size() / (2 * sizeof(std::uint32_t)); }
 };
 
+// Codes of the rows, where there are some, and how many rows they are to leave for the exact comparison.
+struct CodesView {
+    CodeScale scale{};
+    std::uint64_t rerank = 0;
+    RowsView rows;
+};
+
+// What all trees of a forest are built from.
+struct TreeSource {
+    Metric metric;
+    std::uint32_t dim;
+    const RowsView& rows;
+    std::uint32_t capacity;
+    // For dot, one for each row: what makes all rows equally long (see build_tree.cpp). Empty otherwise.
+    std::span<const float> lengthening;
+};
+std::vector<float> lengthening_of(Metric metric, const RowsView& rows);
+
 // Builds tree number `tree` over all rows. Depends on nothing but its arguments. Checks `stop` now and then.
-Trees build_tree(Metric metric, const RowsView& rows, std::uint32_t capacity, std::uint64_t seed,
-                 std::uint32_t tree, const StopSignal& stop);
+Trees build_tree(const TreeSource& source, std::uint64_t seed, std::uint32_t tree, const StopSignal& stop);
 
 class Forest final : public Index {
   public:
-    // `effort` is the number of candidates a search gathers by default; both are settled here where not
-    // given.
+    // `effort` is the number of candidates a search gathers by default; `code_bits` 7 compares small integers
+    // first, 0 does not. What is not given is settled: code_bits in build(), by trying.
     Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> trees,
-           std::optional<std::uint64_t> effort);
+           std::optional<std::uint64_t> effort, std::optional<std::uint64_t> code_bits = std::nullopt);
 
     static std::unique_ptr<Forest> open(const file::Header& header, std::span<const std::byte> file,
                                         std::shared_ptr<const void> memory);
@@ -50,12 +75,21 @@ class Forest final : public Index {
     std::uint64_t trees() const { return tree_count_; }
     std::uint64_t effort() const { return effort_; }
     std::uint32_t capacity() const { return capacity_; }
+    std::uint64_t code_bits() const { return codes_.rows.size() == 0 ? 0 : kCodeBits; }
+    const TreesView& tree_view() const { return trees_; }
+
+    static constexpr std::uint64_t kCodeBits = 7;
 
   private:
     class Walk;
 
+    void open_codes(const file::Header& header, std::span<const std::byte> file);
+    void grow(unsigned threads, const Watch& watch);
+    void encode(unsigned threads);
+    std::uint64_t rerank_needed() const;
+
     void build_structure(unsigned threads, const Watch& watch) override;
-    std::unique_ptr<Searcher> searcher(std::uint64_t effort, std::size_t k) const override;
+    std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
     std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
     std::vector<file::Parameter> parameters() const override;
     std::vector<file::Content> structure() const override;
@@ -63,8 +97,11 @@ class Forest final : public Index {
     std::uint32_t capacity_;
     std::uint64_t tree_count_;
     std::uint64_t effort_;
+    std::optional<std::uint64_t> wanted_code_bits_;
     Trees own_trees_;
     TreesView trees_;
+    Bytes own_codes_;
+    CodesView codes_;
 };
 
 }  // namespace constann

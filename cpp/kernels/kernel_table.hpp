@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #if defined(__FAST_MATH__)
 #error "-ffast-math changes results: Constann is never built with it"
@@ -19,18 +20,36 @@ namespace constann::kernels {
 // as a lane that started at +0 never becomes -0, adding the +0 of a padded term changes nothing.
 inline constexpr std::size_t kLanes = 16;
 
-// Rows are bytes because a mapped file promises no alignment. `floats` is the padded length: a multiple of
-// kLanes. A result may be a NaN of any payload where infinities cancel; callers collapse it (core/metric).
-using OneRow = float (*)(const std::byte* query, const std::byte* row, std::size_t floats) noexcept;
+// Rows are bytes because a mapped file promises no alignment. `bytes` is the length of a padded row: whole
+// groups of lanes for floats, whole 64-bit words for bits, whole groups of kCodeGroup for codes. A result may
+// be a NaN of any payload where infinities cancel; callers collapse it (core/metric).
+using OneRow = float (*)(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept;
 using ManyRows = void (*)(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                          std::size_t floats, float* results) noexcept;
+                          std::size_t bytes, float* results) noexcept;
+
+struct Kernel {
+    OneRow one;
+    ManyRows many;
+};
+
+// CODES are rows of small integers, 0 to 127, one byte for each element: exact in any order of addition. The
+// answer is an unsigned integer that is smaller the nearer a row is. For the inner product the query's
+// elements are signed, -127 to 127, and the answer is kCodeProductBase less the product.
+using ManyCodes = void (*)(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                           std::size_t bytes, std::uint32_t* results) noexcept;
+
+inline constexpr std::size_t kCodeGroup = 32;
+inline constexpr std::uint32_t kCodeProductBase = 0x80000000u;
 
 struct KernelTable {
     const char* name;
-    OneRow inner_product;
-    OneRow squared_euclidean;
-    ManyRows inner_product_many;
-    ManyRows squared_euclidean_many;
+    Kernel inner_product;
+    Kernel squared_euclidean;
+    Kernel manhattan;
+    Kernel hamming;  // differing bits, exact: a row has at most 65,536
+    ManyCodes code_inner_product;
+    ManyCodes code_squared_euclidean;
+    ManyCodes code_manhattan;
 };
 
 }  // namespace constann::kernels

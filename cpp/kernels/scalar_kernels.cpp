@@ -20,40 +20,92 @@ float tree(const float* lane) {
     return even + odd;
 }
 
-float inner_product(const std::byte* query, const std::byte* row, std::size_t floats) noexcept {
+template <class Term>
+float sum(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
     float lane[kLanes] = {};
-    for (std::size_t i = 0; i < floats; ++i) {
-        const float product = float_at(query, i) * float_at(row, i);
-        lane[i % kLanes] = lane[i % kLanes] + product;
+    for (std::size_t i = 0; i < bytes / sizeof(float); ++i) {
+        const float term = Term::of(float_at(query, i), float_at(row, i));
+        lane[i % kLanes] = lane[i % kLanes] + term;
     }
     return tree(lane);
 }
 
-float squared_euclidean(const std::byte* query, const std::byte* row, std::size_t floats) noexcept {
-    float lane[kLanes] = {};
-    for (std::size_t i = 0; i < floats; ++i) {
-        const float difference = float_at(query, i) - float_at(row, i);
-        const float square = difference * difference;
-        lane[i % kLanes] = lane[i % kLanes] + square;
+struct Product {
+    static float of(float query, float row) { return query * row; }
+};
+struct Square {
+    static float of(float query, float row) {
+        const float difference = query - row;
+        return difference * difference;
     }
-    return tree(lane);
+};
+struct Absolute {
+    static float of(float query, float row) { return __builtin_fabsf(query - row); }
+};
+
+float differing_bits(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
+    unsigned count = 0;
+    for (std::size_t i = 0; i < bytes; ++i) {
+        for (auto left = static_cast<unsigned>(query[i] ^ row[i]); left != 0; left &= left - 1) ++count;
+    }
+    return static_cast<float>(count);
 }
 
-void inner_product_many(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                        std::size_t floats, float* results) noexcept {
-    for (std::size_t i = 0; i < count; ++i) results[i] = inner_product(query, rows[i], floats);
+template <float (*kOne)(const std::byte*, const std::byte*, std::size_t) noexcept>
+void many(const std::byte* query, const std::byte* const* rows, std::size_t count, std::size_t bytes,
+          float* results) noexcept {
+    for (std::size_t i = 0; i < count; ++i) results[i] = kOne(query, rows[i], bytes);
 }
 
-void squared_euclidean_many(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                            std::size_t floats, float* results) noexcept {
-    for (std::size_t i = 0; i < count; ++i) results[i] = squared_euclidean(query, rows[i], floats);
+int code_at(const std::byte* codes, std::size_t i) {
+    return static_cast<signed char>(codes[i]);
+}
+
+void code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                        std::size_t bytes, std::uint32_t* results) noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+        int product = 0;
+        for (std::size_t i = 0; i < bytes; ++i) product += code_at(query, i) * code_at(rows[row], i);
+        results[row] = kCodeProductBase - static_cast<std::uint32_t>(product);
+    }
+}
+
+void code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                            std::size_t bytes, std::uint32_t* results) noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+        int total = 0;
+        for (std::size_t i = 0; i < bytes; ++i) {
+            const int difference = code_at(query, i) - code_at(rows[row], i);
+            total += difference * difference;
+        }
+        results[row] = static_cast<std::uint32_t>(total);
+    }
+}
+
+void code_manhattan(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                    std::size_t bytes, std::uint32_t* results) noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+        int total = 0;
+        for (std::size_t i = 0; i < bytes; ++i) {
+            const int difference = code_at(query, i) - code_at(rows[row], i);
+            total += difference < 0 ? -difference : difference;
+        }
+        results[row] = static_cast<std::uint32_t>(total);
+    }
 }
 
 }  // namespace
 
 extern const KernelTable table;
 const KernelTable table = {
-    "scalar", inner_product, squared_euclidean, inner_product_many, squared_euclidean_many,
+    "scalar",
+    {sum<Product>, many<sum<Product>>},
+    {sum<Square>, many<sum<Square>>},
+    {sum<Absolute>, many<sum<Absolute>>},
+    {differing_bits, many<differing_bits>},
+    code_inner_product,
+    code_squared_euclidean,
+    code_manhattan,
 };
 
 }  // namespace constann::kernels::scalar

@@ -47,6 +47,14 @@ struct SquaredEuclidean {
     }
 };
 
+struct Manhattan {
+    CONSTANN_INLINE static Vector term(Vector query, Vector row) {
+        using Bits = int __attribute__((vector_size(sizeof(Vector))));
+        const Vector difference = query - row;
+        return reinterpret_cast<Vector>(reinterpret_cast<Bits>(difference) & 0x7fffffff);
+    }
+};
+
 CONSTANN_INLINE Vector load(const std::byte* address) {
     return *reinterpret_cast<const Unaligned*>(address);
 }
@@ -94,9 +102,9 @@ CONSTANN_INLINE Vector sum_lanes(const Vector* rows) {
 // Scores kCount rows and, as it goes, fetches the rows that follow: `next` may be the same rows again.
 template <class Term, int kCount>
 CONSTANN_INLINE void score(const std::byte* query, const std::byte* const* rows, const std::byte* const* next,
-                           std::size_t floats, float* results) {
+                           std::size_t bytes, float* results) {
     Vector lanes[kCount][kParts] = {};
-    for (std::size_t at = 0; at < floats * sizeof(float); at += kLanes * sizeof(float)) {
+    for (std::size_t at = 0; at < bytes; at += kLanes * sizeof(float)) {
         CONSTANN_UNROLL
         for (int row = 0; row < kCount; ++row) {
             if constexpr (kCount > 1) __builtin_prefetch(next[row] + at);
@@ -131,30 +139,45 @@ CONSTANN_INLINE void score(const std::byte* query, const std::byte* const* rows,
 }
 
 template <class Term>
-float one_row(const std::byte* query, const std::byte* row, std::size_t floats) noexcept {
+float one_row(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
     float result[1];
-    score<Term, 1>(query, &row, &row, floats, result);
+    score<Term, 1>(query, &row, &row, bytes, result);
     return result[0];
 }
 
 template <class Term>
-void many_rows(const std::byte* query, const std::byte* const* rows, std::size_t count, std::size_t floats,
+void many_rows(const std::byte* query, const std::byte* const* rows, std::size_t count, std::size_t bytes,
                float* results) noexcept {
     std::size_t done = 0;
     for (; done + kRows <= count; done += kRows) {
         const bool last = done + 2 * kRows > count;
-        score<Term, kRows>(query, rows + done, rows + (last ? done : done + kRows), floats, results + done);
+        score<Term, kRows>(query, rows + done, rows + (last ? done : done + kRows), bytes, results + done);
     }
-    for (; done < count; ++done) results[done] = one_row<Term>(query, rows[done], floats);
+    for (; done < count; ++done) results[done] = one_row<Term>(query, rows[done], bytes);
 }
 
 }  // namespace
 
+// See integer_kernels.cpp, the other source of this set.
+float hamming_one(const std::byte*, const std::byte*, std::size_t) noexcept;
+void hamming_many(const std::byte*, const std::byte* const*, std::size_t, std::size_t, float*) noexcept;
+void code_inner_product(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
+                        std::uint32_t*) noexcept;
+void code_squared_euclidean(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
+                            std::uint32_t*) noexcept;
+void code_manhattan(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
+                    std::uint32_t*) noexcept;
+
 extern const KernelTable table;
 const KernelTable table = {
-    CONSTANN_TEXT(CONSTANN_KERNEL_SET), one_row<InnerProduct>,
-    one_row<SquaredEuclidean>,          many_rows<InnerProduct>,
-    many_rows<SquaredEuclidean>,
+    CONSTANN_TEXT(CONSTANN_KERNEL_SET),
+    {one_row<InnerProduct>, many_rows<InnerProduct>},
+    {one_row<SquaredEuclidean>, many_rows<SquaredEuclidean>},
+    {one_row<Manhattan>, many_rows<Manhattan>},
+    {hamming_one, hamming_many},
+    code_inner_product,
+    code_squared_euclidean,
+    code_manhattan,
 };
 
 }  // namespace constann::kernels::CONSTANN_KERNEL_SET

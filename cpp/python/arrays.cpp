@@ -100,4 +100,90 @@ std::optional<std::uint64_t> optional_unsigned_of(const py::object& object, cons
     return unsigned_of(object, what, least, most);
 }
 
+void check_element_type(Metric metric, const Matrix& matrix) {
+    if (metric == Metric::hamming && matrix.type != ElementType::uint8) {
+        throw py::type_error("hamming takes packed rows of uint8, as numpy.packbits makes them");
+    }
+}
+
+namespace {
+
+// The texts as UTF-8, which live in their str objects.
+Labels labels_in(const py::list& texts, const char* what) {
+    Labels labels;
+    labels.reserve(texts.size());
+    for (const py::handle text : texts) {
+        if (!PyUnicode_Check(text.ptr())) {
+            throw py::type_error(std::string(what) + " must be all integers or all strings");
+        }
+        py::ssize_t length = 0;
+        const char* utf8 = PyUnicode_AsUTF8AndSize(text.ptr(), &length);
+        if (utf8 == nullptr) {
+            PyErr_Clear();
+            throw py::value_error(std::string(what) + " hold a string that UTF-8 cannot express: " +
+                                  py::repr(text).cast<std::string>());
+        }
+        labels.emplace_back(utf8, static_cast<std::size_t>(length));
+    }
+    return labels;
+}
+
+bool one_dimensional(const py::array& array) {
+    return array.ndim() == 1;
+}
+
+}  // namespace
+
+KeptIds::KeptIds(const py::object& object, const char* what) : what_(what) {
+    if (object.is_none()) return;
+    if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object)) {
+        throw py::type_error(std::string(what) + " must be a sequence, not one string");
+    }
+    const py::array array = array_of(object, what);
+    if (!one_dimensional(array)) throw py::value_error(std::string(what) + " must have shape (n,)");
+    const char kind = array.dtype().kind();
+    if (kind == 'b') {
+        mask_ = py::array_t<bool, py::array::c_style | py::array::forcecast>(array);
+    } else if (kind == 'i' || kind == 'u') {
+        if (kind == 'u' && array.itemsize() == 8 && array.size() > 0) {
+            const auto wide = py::array_t<std::uint64_t, py::array::c_style | py::array::forcecast>(array);
+            for (py::ssize_t i = 0; i < wide.size(); ++i) {
+                if (wide.data()[i] > INT64_MAX) {
+                    throw py::value_error(std::string(what) + ": " + std::to_string(wide.data()[i]) +
+                                          " is beyond int64");
+                }
+            }
+        }
+        numbers_ = py::array_t<std::int64_t, py::array::c_style | py::array::forcecast>(array);
+    } else if (array.size() == 0) {
+        numbers_ = py::array_t<std::int64_t>(0);
+    } else if (kind == 'U' || kind == 'O' || kind == 'T') {
+        texts_ = array.attr("tolist")();
+        labels_ = labels_in(py::reinterpret_borrow<py::list>(texts_), what);
+    } else {
+        throw py::type_error(std::string(what) + " must be integers or strings, not " +
+                             py::str(array.dtype()).cast<std::string>());
+    }
+}
+
+GivenIds KeptIds::ids() const {
+    if (mask_) throw py::type_error(std::string(what_) + " must be integers or strings, not bool");
+    if (texts_) return labels_;
+    if (!numbers_) return {};
+    const auto numbers = py::reinterpret_borrow<py::array_t<std::int64_t>>(numbers_);
+    return std::span<const std::int64_t>(numbers.data(), static_cast<std::size_t>(numbers.size()));
+}
+
+Filter::Given KeptIds::filter() const {
+    if (mask_) {
+        const auto mask = py::reinterpret_borrow<py::array_t<bool>>(mask_);
+        return std::span<const std::uint8_t>(reinterpret_cast<const std::uint8_t*>(mask.data()),
+                                             static_cast<std::size_t>(mask.size()));
+    }
+    const GivenIds given = ids();
+    if (const auto* numbers = std::get_if<1>(&given)) return *numbers;
+    if (const auto* labels = std::get_if<2>(&given)) return *labels;
+    return {};
+}
+
 }  // namespace constann::python

@@ -26,27 +26,13 @@ namespace constann::python {
 namespace {
 
 Metric metric_of(const std::string& name) {
-    if (name == "cosine") return Metric::cosine;
-    if (name == "euclidean") return Metric::euclidean;
-    if (name == "manhattan" || name == "dot" || name == "hamming") {
-        PyErr_SetString(PyExc_NotImplementedError, ("the metric '" + name + "' is not built yet").c_str());
-        throw py::error_already_set();
-    }
-    throw py::value_error("there is no metric '" + name + "': use 'cosine' or 'euclidean'");
+    if (const auto metric = metric_named(name)) return *metric;
+    throw py::value_error("there is no metric '" + name +
+                          "': use 'cosine', 'euclidean', 'manhattan', 'dot' or 'hamming'");
 }
 
 std::uint32_t dim_of(const py::object& dim) {
     return static_cast<std::uint32_t>(unsigned_of(dim, "dim", 1, kMaxDim));
-}
-
-const char* name_of(Metric metric) {
-    return metric == Metric::cosine ? "cosine" : "euclidean";
-}
-
-void not_built_yet(const py::object& given, const char* what) {
-    if (given.is_none()) return;
-    PyErr_SetString(PyExc_NotImplementedError, (std::string(what) + " is not built yet").c_str());
-    throw py::error_already_set();
 }
 
 // None means the CPUs this process may use, which the package knows (processors.py).
@@ -92,9 +78,10 @@ void without_gil(Work&& work) {
 }
 
 void add(Index& index, const py::object& vectors, const py::object& ids) {
-    not_built_yet(ids, "ids");
     const Array rows = rows_of(vectors, "vectors", false);
-    without_gil([&] { index.add(rows.matrix); });
+    check_element_type(index.metric(), rows.matrix);
+    const KeptIds given(ids, "ids");
+    without_gil([&] { index.add(rows.matrix, given.ids()); });
 }
 
 void build(Index& index, const py::object& threads, const py::object& seed, const py::object& progress) {
@@ -106,10 +93,10 @@ void build(Index& index, const py::object& threads, const py::object& seed, cons
 
 py::tuple search(const Index& index, const py::object& queries, const py::object& k, const py::object& effort,
                  const py::object& threads, const py::object& allowed, const py::object& exclude) {
-    not_built_yet(allowed, "allowed");
-    not_built_yet(exclude, "exclude");
     const std::uint64_t wanted = unsigned_of(k, "k", 1, PY_SSIZE_T_MAX / 8);
     const Array array = rows_of(queries, "queries", true);
+    check_element_type(index.metric(), array.matrix);
+    const KeptIds only(allowed, "allowed"), without(exclude, "exclude");
     const std::uint64_t count = array.matrix.rows;
     const unsigned thread_count = threads.is_none() && count <= 1 ? 1 : threads_of(threads);
     if (wanted > static_cast<std::uint64_t>(PY_SSIZE_T_MAX) / 8 / std::max<std::uint64_t>(count, 1)) {
@@ -117,14 +104,80 @@ py::tuple search(const Index& index, const py::object& queries, const py::object
     }
     py::array_t<std::int64_t> ids({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(wanted)});
     py::array_t<float> distances({static_cast<py::ssize_t>(count), static_cast<py::ssize_t>(wanted)});
-    const SearchRequest request{array.matrix, wanted, optional_unsigned_of(effort, "effort", 1),
-                                thread_count};
+    const SearchRequest request{array.matrix, wanted,        optional_unsigned_of(effort, "effort", 1),
+                                thread_count, only.filter(), without.filter()};
     const std::span<std::int64_t> id_span(ids.mutable_data(), static_cast<std::size_t>(ids.size()));
     const std::span<float> distance_span(distances.mutable_data(),
                                          static_cast<std::size_t>(distances.size()));
     const Watch watch = watch_for(py::none());
     without_gil([&] { index.search(request, watch, id_span, distance_span); });
     return py::make_tuple(std::move(ids), std::move(distances));
+}
+
+// The rows that have these ids; raises KeyError for an id that no row has.
+py::array_t<std::int64_t> rows_with(const Index& index, const py::object& ids) {
+    const KeptIds wanted(ids, "ids");
+    const GivenIds given = wanted.ids();
+    std::vector<std::int64_t> rows;
+    const auto look_up = [&](const auto& each, const py::object& name) {
+        const auto row = index.ids().row_of(each, index.size());
+        if (!row) throw py::key_error("no row has the id " + py::repr(name).cast<std::string>());
+        rows.push_back(*row);
+    };
+    if (const auto* numbers = std::get_if<1>(&given)) {
+        for (const std::int64_t id : *numbers) look_up(id, py::int_(id));
+    } else if (const auto* labels = std::get_if<2>(&given)) {
+        for (const std::string_view label : *labels) look_up(label, py::str(label.data(), label.size()));
+    }
+    return py::array_t<std::int64_t>(static_cast<py::ssize_t>(rows.size()), rows.data());
+}
+
+// The string ids of these rows, None for -1.
+py::list labels_of(const Index& index, const py::array_t<std::int64_t, py::array::c_style>& rows) {
+    if (index.ids().kind() != file::IdKind::strings) throw py::value_error("this index has no string ids");
+    py::list all;
+    const std::int64_t* numbers = rows.data();
+    for (py::ssize_t i = 0; i < rows.size(); ++i) {
+        if (numbers[i] == -1) {
+            all.append(py::none());
+        } else if (numbers[i] < 0 || static_cast<std::uint64_t>(numbers[i]) >= index.size()) {
+            throw py::index_error("there is no row " + std::to_string(numbers[i]));
+        } else {
+            const std::string_view label = index.ids().label_of(static_cast<std::uint64_t>(numbers[i]));
+            PyObject* text =
+                PyUnicode_DecodeUTF8(label.data(), static_cast<py::ssize_t>(label.size()), nullptr);
+            if (text == nullptr) {
+                PyErr_Clear();
+                throw file::FormatError("the index is damaged: a string id is not UTF-8");
+            }
+            all.append(py::reinterpret_steal<py::object>(text));
+        }
+    }
+    return all;
+}
+
+// The id a search would return for every row.
+py::array_t<std::int64_t> all_ids(const Index& index) {
+    py::array_t<std::int64_t> ids(static_cast<py::ssize_t>(index.size()));
+    for (std::uint64_t row = 0; row < index.size(); ++row) {
+        ids.mutable_data()[row] = index.ids().id_of(static_cast<std::uint32_t>(row));
+    }
+    return ids;
+}
+
+// The stored rows of these numbers, which exist: float32, or packed bits.
+py::array stored_rows(const Index& index, const py::array_t<std::int64_t, py::array::c_style>& rows) {
+    const bool bits = index.metric() == Metric::hamming;
+    const auto columns = static_cast<py::ssize_t>(columns_of(index.metric(), index.dim()));
+    py::array out(bits ? py::dtype::of<std::uint8_t>() : py::dtype::of<float>(), {rows.size(), columns});
+    const auto length = static_cast<std::size_t>(columns) * (bits ? 1 : sizeof(float));
+    auto* to = static_cast<std::byte*>(out.mutable_data());
+    for (py::ssize_t i = 0; i < rows.size(); ++i) {
+        const auto row = static_cast<std::uint64_t>(rows.data()[i]);
+        if (row >= index.size()) throw py::index_error("there is no row " + std::to_string(rows.data()[i]));
+        std::memcpy(to + static_cast<std::size_t>(i) * length, index.rows()[row], length);
+    }
+    return out;
 }
 
 // The bytes of a section, exported through the buffer protocol without a copy; they keep their index alive.
@@ -217,36 +270,67 @@ py::list implementations() {
     return all;
 }
 
+kernels::Kernel kernel_named(const kernels::KernelTable& table, const std::string& function) {
+    if (function == "inner_product") return table.inner_product;
+    if (function == "squared_euclidean") return table.squared_euclidean;
+    if (function == "manhattan") return table.manhattan;
+    if (function == "hamming") return table.hamming;
+    throw py::value_error("there is no kernel '" + function + "'");
+}
+
 // The raw answers of one kernel, for known-answer tests: float32 rows whose length is a multiple of 16.
 py::array_t<float> kernel_answers(const std::string& kernels, const std::string& function,
                                   const py::array_t<float, py::array::c_style>& query,
                                   const py::array_t<float, py::array::c_style>& rows, bool many) {
-    const kernels::KernelTable& table = kernels::named(kernels);
-    const bool product = function == "inner_product";
-    if (!product && function != "squared_euclidean")
-        throw py::value_error("there is no kernel '" + function + "'");
+    const kernels::Kernel kernel = kernel_named(kernels::named(kernels), function);
     if (query.ndim() != 1 || rows.ndim() != 2 || rows.shape(1) != query.shape(0) ||
         query.shape(0) % 16 != 0) {
         throw py::value_error("query (floats,) and rows (n, floats), floats a multiple of 16");
     }
     const auto floats = static_cast<std::size_t>(query.shape(0));
     const auto* query_bytes = reinterpret_cast<const std::byte*>(query.data());
+    const std::size_t length = floats * sizeof(float);
     const RowsView view(
-        {reinterpret_cast<const std::byte*>(rows.data()), static_cast<std::size_t>(rows.nbytes())}, floats);
+        {reinterpret_cast<const std::byte*>(rows.data()), static_cast<std::size_t>(rows.nbytes())}, length);
     py::array_t<float> results(rows.shape(0));
     float* out = results.mutable_data();
     std::vector<const std::byte*> addresses;
     for (py::ssize_t i = 0; i < rows.shape(0); ++i) addresses.push_back(view[static_cast<std::uint64_t>(i)]);
     kernels::with_canonical_floating_point([&] {
         if (many) {
-            const auto kernel = product ? table.inner_product_many : table.squared_euclidean_many;
-            kernel(query_bytes, addresses.data(), addresses.size(), floats, out);
+            kernel.many(query_bytes, addresses.data(), addresses.size(), length, out);
         } else {
-            const auto kernel = product ? table.inner_product : table.squared_euclidean;
             for (std::size_t i = 0; i < addresses.size(); ++i)
-                out[i] = kernel(query_bytes, addresses[i], floats);
+                out[i] = kernel.one(query_bytes, addresses[i], length);
         }
     });
+    return results;
+}
+
+// The raw answers of a kernel of codes, for known-answer tests: uint8 rows of 0 to 127 whose length is a
+// multiple of 32; the query's elements are read as signed for the inner product.
+py::array_t<std::uint32_t> code_answers(const std::string& kernels, const std::string& function,
+                                        const py::array_t<std::uint8_t, py::array::c_style>& query,
+                                        const py::array_t<std::uint8_t, py::array::c_style>& rows) {
+    const kernels::KernelTable& table = kernels::named(kernels);
+    const kernels::ManyCodes kernel = function == "inner_product"       ? table.code_inner_product
+                                      : function == "squared_euclidean" ? table.code_squared_euclidean
+                                      : function == "manhattan"         ? table.code_manhattan
+                                                                        : nullptr;
+    if (kernel == nullptr) throw py::value_error("there is no kernel of codes '" + function + "'");
+    if (query.ndim() != 1 || rows.ndim() != 2 || rows.shape(1) != query.shape(0) ||
+        query.shape(0) % 32 != 0) {
+        throw py::value_error("query (codes,) and rows (n, codes), codes a multiple of 32");
+    }
+    const auto length = static_cast<std::size_t>(query.shape(0));
+    std::vector<const std::byte*> addresses;
+    for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
+        addresses.push_back(reinterpret_cast<const std::byte*>(rows.data()) +
+                            static_cast<std::size_t>(i) * length);
+    }
+    py::array_t<std::uint32_t> results(rows.shape(0));
+    kernel(reinterpret_cast<const std::byte*>(query.data()), addresses.data(), addresses.size(), length,
+           results.mutable_data());
     return results;
 }
 
@@ -263,13 +347,15 @@ effort : int, optional
     are scored (more, until k different rows are met; the default is stored in the index). An exact index takes none.
 threads : int, optional
     At most so many threads; None means the CPUs this process may use. The answer does not depend on it.
-allowed, exclude
-    Not built yet.
+allowed, exclude : array, optional
+    Which rows may be returned: all of `allowed`, none of `exclude`. Either a bool array with one element for each
+    row, or ids (int64, or strings where the index has those); ids that no row has are ignored.
 
 Returns
 -------
 ids : int64 array, shape (q, k)
-    Row numbers, nearest first; equal distances come in the order of rows. Padded with -1.
+    The rows' int64 ids where they have some, otherwise row numbers (see `Index.labels`), nearest first; equal
+    distances come in the order of rows. Padded with -1.
 distances : float32 array, shape (q, k)
     Padded with +inf.
 
@@ -290,6 +376,8 @@ void bind_kernels(py::module_& module) {
     module.def("use_kernels", [](const std::string& name) { kernels::use(name); });
     module.def("use_fastest_kernels", &kernels::use_fastest);
     module.def("cpu_features", &kernels::cpu_features);
+    module.def("code_answers", &code_answers, py::arg("kernels"), py::arg("function"),
+               py::arg("query").noconvert(), py::arg("rows").noconvert());
     module.def("kernel_answers", &kernel_answers, py::arg("kernels"), py::arg("function"),
                py::arg("query").noconvert(), py::arg("rows").noconvert(), py::arg("many"));
 }
@@ -304,8 +392,14 @@ void bind_indexes(py::module_& module) {
              py::arg("exclude") = py::none(), kSearchDoc)
         .def("_contents", &contents)
         .def("_encode_header", &encode_header, py::arg("digests"))
+        .def("_rows_with", &rows_with, py::arg("ids"))
+        .def("_labels", &labels_of, py::arg("rows"))
+        .def("_ids", &all_ids)
+        .def("_stored_rows", &stored_rows, py::arg("rows"))
+        .def_property_readonly("_id_kind",
+                               [](const Index& index) { return static_cast<int>(index.ids().kind()); })
         .def("__len__", &Index::size)
-        .def_property_readonly("dim", &Index::dim, "Elements of a vector.")
+        .def_property_readonly("dim", &Index::dim, "Elements of a vector; for hamming, bits.")
         .def_property_readonly(
             "metric", [](const Index& index) { return name_of(index.metric()); }, "Name of the metric.")
         .def_property_readonly("seed", &Index::seed, "Seed of the build.")
@@ -318,15 +412,18 @@ void bind_indexes(py::module_& module) {
         .def(py::init(&open_kind<Exact>), py::arg("buffer"));
     py::class_<Forest, Index>(module, "Forest")
         .def(py::init([](const py::object& dim, const std::string& metric, const py::object& trees,
-                         const py::object& effort) {
+                         const py::object& effort, const py::object& code_bits) {
                  return std::make_unique<Forest>(dim_of(dim), metric_of(metric),
                                                  optional_unsigned_of(trees, "trees", 1),
-                                                 optional_unsigned_of(effort, "effort", 1));
+                                                 optional_unsigned_of(effort, "effort", 1),
+                                                 optional_unsigned_of(code_bits, "code_bits", 0));
              }),
-             py::arg("dim"), py::arg("metric"), py::arg("trees"), py::arg("effort"))
+             py::arg("dim"), py::arg("metric"), py::arg("trees"), py::arg("effort"), py::arg("code_bits"))
         .def(py::init(&open_kind<Forest>), py::arg("buffer"))
         .def_property_readonly("trees", &Forest::trees, "Number of trees.")
         .def_property_readonly("effort", &Forest::effort, "Candidates a search gathers by default.")
+        .def_property_readonly("code_bits", &Forest::code_bits,
+                               "Width of the integers that a search compares first; 0 where there are none.")
         .def_property_readonly("leaf_capacity", &Forest::capacity, "The most rows a leaf holds.");
 }
 

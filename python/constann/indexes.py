@@ -2,9 +2,10 @@
 
 import os
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import numpy.typing as npt
 
 from constann import _core, storage
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Exact", "Forest", "Graph", "Index", "build", "open_index"]
 
-Metric = Literal["cosine", "euclidean"]
+Metric = Literal["cosine", "euclidean", "manhattan", "dot", "hamming"]
+Ids = npt.ArrayLike | Sequence[str]
+
+
+_STRINGS = 2  # the kind of ids, as in the file
 
 
 class Index(_core.Index):
@@ -23,21 +28,23 @@ class Index(_core.Index):
 
     _parts: storage.HeaderParts | None = None
 
-    def add(self, vectors: npt.ArrayLike, ids: None = None) -> None:
+    def add(self, vectors: npt.ArrayLike, ids: Ids | None = None) -> None:
         """Add rows, before `build`. All of them, or none where one is bad.
 
         Parameters
         ----------
         vectors : array, shape (n, dim)
-            float16, float32, float64, int8, uint8, int16 or uint16, any strides.
-        ids : None
-            Not built yet: rows are numbered in the order of adding, and that number is their id.
+            float16, float32, float64, int8, uint8, int16 or uint16, any strides. For hamming uint8, with eight
+            bits in each column, as numpy.packbits makes them.
+        ids : array of int64, or sequence of str, shape (n,), optional
+            What a search returns for these rows, instead of their numbers in the order of adding. All rows have
+            ids, or none; no two the same. Strings are looked up with `labels`.
 
         Raises
         ------
         ValueError
             The shape does not fit, the index is built, or a row holds NaN, infinity or a float64 that
-            overflows float32 (named by row and column).
+            overflows float32 (named by row and column), or bits beyond dim.
         TypeError
             The dtype is not accepted.
         """
@@ -60,7 +67,7 @@ class Index(_core.Index):
         Raises
         ------
         ValueError
-            No rows were added, or the index is built already.
+            No rows were added, two have the same id, or the index is built already.
         """
         self._build(threads, seed, _print_progress if progress is True else progress or None)
 
@@ -86,9 +93,74 @@ class Index(_core.Index):
         """SHA-256, in hex, of all that defines the index: equal on every machine."""
         return storage.header_parts(self).fingerprint
 
-    def labels(self, ids: npt.ArrayLike) -> NoReturn:
-        """Turn ids into the caller's string ids. Not built yet."""
-        raise NotImplementedError("string ids are not built yet")
+    @property
+    def ids(self) -> npt.NDArray[np.int64] | list[str]:
+        """The ids of all rows, in the order of adding; row numbers where none were given."""
+        return self._labels(self._ids()) if self._id_kind == _STRINGS else self._ids()
+
+    def labels(self, ids: npt.ArrayLike) -> Any:
+        """Turn what a search returned into the caller's string ids.
+
+        Parameters
+        ----------
+        ids : int64 array of any shape
+            As `search` returns them.
+
+        Returns
+        -------
+        object array of the same shape
+            The strings, and None for -1.
+
+        Raises
+        ------
+        ValueError
+            The index was built without string ids.
+        IndexError
+            There is no such row.
+        """
+        rows = np.ascontiguousarray(np.asarray(ids), np.int64)
+        labels = np.empty(rows.size, object)
+        labels[:] = self._labels(rows)
+        return labels.reshape(np.shape(ids))
+
+    def rows_of(self, ids: Ids) -> npt.NDArray[np.int64]:
+        """Look up the numbers of the rows that have these ids.
+
+        Parameters
+        ----------
+        ids : array of int64, or sequence of str, shape (m,)
+
+        Returns
+        -------
+        int64 array, shape (m,)
+
+        Raises
+        ------
+        KeyError
+            No row has one of the ids, which is named.
+        ValueError
+            They are strings, and the index has none.
+        """
+        return self._rows_with(ids)
+
+    def vectors(self, ids: Ids) -> npt.NDArray[np.float32] | npt.NDArray[np.uint8]:
+        """Return the stored vectors of these ids.
+
+        Parameters
+        ----------
+        ids : array of int64, or sequence of str, shape (m,)
+
+        Returns
+        -------
+        float32 array, shape (m, dim)
+            Of unit length for cosine. For hamming uint8, shape (m, bytes), packed.
+
+        Raises
+        ------
+        KeyError, ValueError
+            As `rows_of`.
+        """
+        return self._stored_rows(self._rows_with(ids))
 
     def __repr__(self) -> str:
         state = f"{len(self)} rows" if self.built else f"{len(self)} rows, not built"
@@ -101,9 +173,11 @@ class Exact(Index, _core.Exact):
     Parameters
     ----------
     dim : int
-        Elements of a vector, 1 to 65,536.
-    metric : {"cosine", "euclidean"}
-        cosine is 1 - cosine similarity (1 for a zero vector); euclidean is the root of the squared differences' sum.
+        Elements of a vector, 1 to 65,536; for hamming its bits.
+    metric : {"cosine", "euclidean", "manhattan", "dot", "hamming"}
+        cosine is 1 - cosine similarity (1 for a zero vector); euclidean is the root of the squared differences' sum,
+        manhattan the sum of absolute differences; dot is 0 - inner product, so that the largest product comes first;
+        hamming counts the differing bits of packed uint8 rows.
     """
 
     def __init__(self, dim: int, metric: Metric) -> None:
@@ -117,16 +191,27 @@ class Forest(Index, _core.Forest):
     ----------
     dim : int
         Elements of a vector, 1 to 65,536.
-    metric : {"cosine", "euclidean"}
+    metric : {"cosine", "euclidean", "manhattan", "dot", "hamming"}
         As for `Exact`.
     trees : int, optional
         More trees find more true neighbours, and make the index larger. Settled and stored when omitted.
     effort : int, optional
         Candidates that a search gathers by default. Settled and stored when omitted.
+    code_bits : {0, 7}, optional
+        7: a search compares candidates by small integers first and the best of them exactly; 0: all of them
+        exactly. Settled by trying, and stored, when omitted.
     """
 
-    def __init__(self, dim: int, metric: Metric, *, trees: int | None = None, effort: int | None = None) -> None:
-        _core.Forest.__init__(self, dim, metric, trees, effort)
+    def __init__(
+        self,
+        dim: int,
+        metric: Metric,
+        *,
+        trees: int | None = None,
+        effort: int | None = None,
+        code_bits: int | None = None,
+    ) -> None:
+        _core.Forest.__init__(self, dim, metric, trees, effort, code_bits)
 
 
 class Graph(Index):
@@ -144,7 +229,8 @@ def build(
     metric: Metric = "cosine",
     kind: Literal["exact", "forest", "graph"] | None = None,
     *,
-    ids: None = None,
+    ids: Ids | None = None,
+    dim: int | None = None,
     threads: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | bool = False,
@@ -154,11 +240,13 @@ def build(
     Parameters
     ----------
     vectors : array, shape (n, dim)
-        float16, float32, float64, int8, uint8, int16 or uint16, any strides.
-    metric : {"cosine", "euclidean"}
+        float16, float32, float64, int8, uint8, int16 or uint16, any strides; for hamming packed uint8.
+    metric : {"cosine", "euclidean", "manhattan", "dot", "hamming"}
         See `Exact`.
     kind : {"exact", "forest"}
         See `Exact` and `Forest`. There is no default yet.
+    dim : int, optional
+        Only needed for hamming, where it is in bits: 8 for each column unless given.
     ids, threads, seed, progress
         See `Index.add` and `Index.build`.
 
@@ -179,7 +267,9 @@ def build(
     array = _core.as_array(vectors)
     if array.ndim != 2:
         raise ValueError(f"vectors must have shape (n, dim), not {array.shape}")
-    index = _KINDS[kind](array.shape[1], metric)
+    if dim is None:
+        dim = array.shape[1] * 8 if metric == "hamming" else array.shape[1]
+    index = _KINDS[kind](dim, metric)
     index.add(array, ids)
     index.build(threads, seed, progress)
     return index

@@ -118,7 +118,7 @@ def test_a_built_index_takes_no_more_rows_and_is_not_built_twice() -> None:
 
 
 def test_wrong_names_and_numbers_are_explained() -> None:
-    with pytest.raises(ValueError, match="no metric 'cosinus': use 'cosine' or 'euclidean'"):
+    with pytest.raises(ValueError, match="no metric 'cosinus': use 'cosine', 'euclidean', 'manhattan', 'dot' or 'hamming'"):
         constann.build(GOOD, "cosinus", kind="exact")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no index kind 'tree': use 'exact' or 'forest'"):
         constann.build(GOOD, kind="tree")  # type: ignore[arg-type]

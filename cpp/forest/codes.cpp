@@ -1,0 +1,89 @@
+// See codes.hpp.
+#include "forest/codes.hpp"
+
+#include <algorithm>
+#include <vector>
+
+#include "core/ordered.hpp"
+#include "file/little_endian.hpp"
+
+namespace constann {
+namespace {
+
+constexpr float kGreatestCode = 127.0f;
+constexpr std::uint64_t kSampledValues = 1 << 20;
+constexpr std::uint64_t kClippedShare = 200;  // 1/200 of the values lie below `low`, as many above the top
+
+float value_at(const std::byte* row, std::size_t i) {
+    return file::load<float>(row, i);
+}
+
+bool finite(float value) {
+    return value - value == 0.0f;
+}
+
+std::byte as_byte(int code) {
+    return static_cast<std::byte>(static_cast<unsigned char>(code));
+}
+
+}  // namespace
+
+std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim) {
+    const std::uint64_t wanted = std::max<std::uint64_t>(kSampledValues / dim, 16);
+    const std::uint64_t count = std::min(rows.size(), wanted);
+    std::vector<std::uint32_t> values;  // as integers of the same order; + 0 makes a -0 +0
+    values.reserve(count * dim);
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const std::byte* row = rows[i * rows.size() / count];
+        for (std::uint32_t at = 0; at < dim; ++at) values.push_back(ordered_bits(value_at(row, at) + 0.0f));
+    }
+    const auto low = values.begin() + static_cast<std::ptrdiff_t>(values.size() / kClippedShare);
+    const auto high = values.end() - 1 - static_cast<std::ptrdiff_t>(values.size() / kClippedShare);
+    std::nth_element(values.begin(), low, values.end());
+    const float lowest = from_ordered_bits(*low);
+    std::nth_element(values.begin(), high, values.end());
+    const float range = from_ordered_bits(*high) - lowest;
+    const float rate = kGreatestCode / range;
+    if (!(range > 0.0f) || !finite(range) || !finite(rate) || !(rate > 0.0f)) return std::nullopt;
+    return CodeScale{lowest, rate};
+}
+
+void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out) {
+    for (std::uint32_t i = 0; i < dim; ++i) {
+        const float above = value_at(row, i) - scale.low;
+        const float code = above * scale.rate;
+        const float held = code > 0.0f ? (code < kGreatestCode ? code : kGreatestCode) : 0.0f;
+        out[i] = as_byte(static_cast<int>(held + 0.5f));
+    }
+    std::fill(out.begin() + dim, out.end(), std::byte{0});
+}
+
+void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
+                  std::span<std::byte> out) {
+    if (metric == Metric::euclidean || metric == Metric::manhattan) return encode_row(scale, query, dim, out);
+    float largest = 0.0f;
+    for (std::uint32_t i = 0; i < dim; ++i) {
+        const float value = value_at(query, i);
+        largest = std::max(largest, value < 0.0f ? 0.0f - value : value);
+    }
+    const double rate = largest > 0.0f ? 127.0 / static_cast<double>(largest) : 0.0;
+    for (std::uint32_t i = 0; i < dim; ++i) {
+        const double code = static_cast<double>(value_at(query, i)) * rate;
+        const double rounded = code < 0.0 ? code - 0.5 : code + 0.5;
+        out[i] = as_byte(static_cast<int>(std::clamp(rounded, -127.0, 127.0)));
+    }
+    std::fill(out.begin() + dim, out.end(), std::byte{0});
+}
+
+kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric) {
+    switch (metric) {
+        case Metric::euclidean:
+            return kernels.code_squared_euclidean;
+        case Metric::manhattan:
+            return kernels.code_manhattan;
+        default:
+            return kernels.code_inner_product;
+    }
+}
+
+}  // namespace constann

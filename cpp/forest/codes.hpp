@@ -1,0 +1,39 @@
+// Rows as small integers, 0 to 127 (kernels/kernel_table.hpp): what a search compares first, exact on every
+// CPU. One step and one offset for all elements, set by quantiles, as a few huge values must not ruin all
+// others.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+#include "core/metric.hpp"
+#include "core/rows.hpp"
+
+namespace constann {
+
+// code = (value - low) * rate, rounded, held within 0..127.
+struct CodeScale {
+    float low;
+    float rate;
+};
+
+// Length in bytes of a row of codes.
+constexpr std::size_t code_stride(std::uint32_t dim) {
+    return (dim + kernels::kCodeGroup - 1) / kernels::kCodeGroup * kernels::kCodeGroup;
+}
+
+// Nothing where codes cannot tell these rows apart. Depends on the rows alone.
+std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim);
+
+void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out);
+
+// For an inner product a query's codes are signed and have a step of their own: only the order counts.
+void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
+                  std::span<std::byte> out);
+
+// The kernel that compares codes for this metric, which is not hamming.
+kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric);
+
+}  // namespace constann
