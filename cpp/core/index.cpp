@@ -129,21 +129,21 @@ void Index::search(const SearchRequest& request, const Watch& watch, std::span<s
     const Filter filter(request.allowed, request.exclude, ids_, size());
     const SearchPlan plan{request.k, resolve_effort(request.effort), filter};
 
-    run_tasks(tasks, request.threads, tasks > 1 ? watch : Watch{},
-              [&](std::uint64_t task, const StopSignal& stop) {
-                  stop.check();
-                  const std::uint64_t first = task * kQueriesPerTask;
-                  const std::uint64_t here = std::min(kQueriesPerTask, count - first);
-                  const auto bytes = std::span<const std::byte>(queries).subspan(first * stride, here * stride);
-                  const RowsView some(bytes, stride);
-                  std::vector<NearestRows> nearest(here);
-                  for (NearestRows& set : nearest) set.reset(request.k);
-                  searcher(plan)->search(some, nearest);
-                  for (std::uint64_t i = 0; i < here; ++i) {
-                      const std::size_t at = (first + i) * request.k;
-                      nearest[i].write(ids_, ids.subspan(at, request.k), distances.subspan(at, request.k));
-                  }
-              });
+    run_tasks(
+        tasks, request.threads, tasks > 1 ? watch : Watch{}, [&](std::uint64_t task, const StopSignal& stop) {
+            stop.check();
+            const std::uint64_t first = task * kQueriesPerTask;
+            const std::uint64_t here = std::min(kQueriesPerTask, count - first);
+            const auto bytes = std::span<const std::byte>(queries).subspan(first * stride, here * stride);
+            const RowsView some(bytes, stride);
+            std::vector<NearestRows> nearest(here);
+            for (NearestRows& set : nearest) set.reset(request.k);
+            searcher(plan)->search(some, nearest);
+            for (std::uint64_t i = 0; i < here; ++i) {
+                const std::size_t at = (first + i) * request.k;
+                nearest[i].write(ids_, ids.subspan(at, request.k), distances.subspan(at, request.k));
+            }
+        });
 }
 
 file::Header Index::header() const {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "core/ids.hpp"
@@ -31,6 +32,12 @@ class NearestRows {
             keys_.back() = key;
             std::push_heap(keys_.begin(), keys_.end());
         }
+    }
+
+    // The keys of (distance, row), nearest first. Empties the set.
+    std::vector<std::uint64_t> take_sorted() {
+        std::sort(keys_.begin(), keys_.end());
+        return std::move(keys_);
     }
 
     // Writes the rows' ids and distances, nearest first; what is left over becomes -1 and +inf. Empties the

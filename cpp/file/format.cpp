@@ -263,6 +263,8 @@ const char* name_of(SectionTag tag) {
             return "split_bits";
         case SectionTag::codes:
             return "codes";
+        case SectionTag::plane_codes:
+            return "plane_codes";
         case SectionTag::id_numbers:
             return "id_numbers";
         case SectionTag::id_bounds:

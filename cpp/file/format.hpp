@@ -40,6 +40,9 @@ enum class ParameterTag : std::uint32_t {
     code_low = 5,   // a float32's bits
     code_rate = 6,  // a float32's bits
     rerank = 7,
+    plane_code_bits = 8,
+    plane_code_low = 9,    // a float32's bits
+    plane_code_rate = 10,  // a float32's bits
 };
 enum class SectionTag : std::uint32_t {
     rows = 1,
@@ -55,6 +58,7 @@ enum class SectionTag : std::uint32_t {
     leaf_rows = 21,
     split_bits = 22,
     codes = 23,
+    plane_codes = 24,
 };
 
 struct Parameter {

@@ -14,7 +14,8 @@
 namespace constann {
 namespace {
 
-constexpr int kCentreDraws = 200;        // rows drawn to place the two centres of a split
+constexpr std::uint64_t kCentreDraws =
+    200;                                 // rows drawn to place the two centres of a split, or half of them
 constexpr int kAttempts = 3;             // planes tried before rows are split by count
 constexpr int kBitDraws = 20;            // bits tried at random before all are
 constexpr std::uint64_t kLopsided = 20;  // a side with under 1/20 of the rows makes a plane lopsided
@@ -170,6 +171,7 @@ class TreeBuilder {
 
         Floats values;
         float extra = 0.0f;  // for dot: the mean of the rows' lengthening
+        float length = 0.0f;
         float weight = 1.0f;
     };
 
@@ -181,24 +183,43 @@ class TreeBuilder {
         const std::uint32_t second = draw(part);
         a_.start(rows_[first], lengthening(first));
         b_.start(rows_[second], lengthening(second));
-        const bool manhattan = source_.metric == Metric::manhattan;
-        const kernels::OneRow from = manhattan ? kernels_.manhattan.one : kernels_.squared_euclidean.one;
-        for (int i = 0; i < kCentreDraws; ++i) {
+        measure(a_);
+        measure(b_);
+        const auto draws = std::min<std::uint64_t>(kCentreDraws, part.end - part.begin);
+        for (std::uint64_t i = 0; i < draws; ++i) {
             const std::uint32_t row = draw(part);
-            const float from_a = a_.weight * distance(from, a_, row);
-            const float from_b = b_.weight * distance(from, b_, row);
-            if (from_a < from_b) a_.take(rows_[row], lengthening(row));
-            if (from_b < from_a) b_.take(rows_[row], lengthening(row));
+            const float from_a = a_.weight * distance(a_, row);
+            const float from_b = b_.weight * distance(b_, row);
+            if (from_a < from_b) take(a_, row);
+            if (from_b < from_a) take(b_, row);
         }
-        const bool directions = source_.metric == Metric::cosine || source_.metric == Metric::dot;
-        return directions ? plane_between_directions() : plane_between_points();
+        return directions() ? plane_between_directions() : plane_between_points();
     }
 
-    float distance(kernels::OneRow from, const Centre& centre, std::uint32_t row) const {
-        const float answer = from(centre.bytes(), rows_[row], rows_.stride());
-        const float difference = centre.extra - lengthening(row);
-        const float square = difference * difference;
-        return answer + square;
+    bool directions() const { return source_.metric == Metric::cosine || source_.metric == Metric::dot; }
+
+    float distance(const Centre& centre, std::uint32_t row) const {
+        const std::byte* other = rows_[row];
+        if (source_.metric == Metric::manhattan) {
+            return kernels_.manhattan.one(centre.bytes(), other, rows_.stride());
+        }
+        if (!directions()) return kernels_.squared_euclidean.one(centre.bytes(), other, rows_.stride());
+        const float product = kernels_.inner_product.one(centre.bytes(), other, rows_.stride());
+        const float extra = centre.extra * lengthening(row);
+        const float lengths = centre.length * source_.row_length;
+        return lengths > 0.0f ? 1.0f - (product + extra) / lengths : 1.0f;
+    }
+
+    void measure(Centre& centre) const {
+        if (!directions()) return;
+        const float square = kernels_.inner_product.one(centre.bytes(), centre.bytes(), rows_.stride());
+        const float extra = centre.extra * centre.extra;
+        centre.length = std::sqrt(square + extra);
+    }
+
+    void take(Centre& centre, std::uint32_t row) const {
+        centre.take(rows_[row], lengthening(row));
+        measure(centre);
     }
 
     // Through the origin, as angles have no place: between the two directions. For dot the directions have
@@ -301,10 +322,9 @@ class TreeBuilder {
 
 // The largest inner product becomes the smallest angle where each row gets one more element, which makes all
 // rows as long as the longest (Bachrach et al., RecSys 2014); a query's is 0.
-std::vector<float> lengthening_of(Metric metric, const RowsView& rows) {
+std::vector<float> lengthening_of(Metric metric, const RowsView& rows, float& row_length) {
+    row_length = 1.0f;
     if (metric != Metric::dot) return {};
-    std::vector<float> all;
-    all.reserve(rows.size());
     std::vector<double> squares;
     squares.reserve(rows.size());
     double longest = 0.0;
@@ -314,7 +334,10 @@ std::vector<float> lengthening_of(Metric metric, const RowsView& rows) {
         squares.push_back(squared_norm(row));
         longest = std::max(longest, squares.back());
     }
+    std::vector<float> all;
+    all.reserve(rows.size());
     for (const double square : squares) all.push_back(static_cast<float>(std::sqrt(longest - square)));
+    row_length = static_cast<float>(std::sqrt(longest));
     return all;
 }
 

@@ -58,9 +58,7 @@ void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim,
     std::fill(out.begin() + dim, out.end(), std::byte{0});
 }
 
-void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
-                  std::span<std::byte> out) {
-    if (metric == Metric::euclidean || metric == Metric::manhattan) return encode_row(scale, query, dim, out);
+double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::byte> out) {
     float largest = 0.0f;
     for (std::uint32_t i = 0; i < dim; ++i) {
         const float value = value_at(query, i);
@@ -73,6 +71,16 @@ void encode_query(Metric metric, const CodeScale& scale, const std::byte* query,
         out[i] = as_byte(static_cast<int>(std::clamp(rounded, -127.0, 127.0)));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
+    return static_cast<double>(largest) / 127.0;
+}
+
+void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
+                  std::span<std::byte> out) {
+    if (metric == Metric::euclidean || metric == Metric::manhattan) {
+        encode_row(scale, query, dim, out);
+    } else {
+        encode_signed(query, dim, out);
+    }
 }
 
 kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric) {

@@ -29,6 +29,10 @@ std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t d
 
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out);
 
+// Codes of a query from -127 to 127, with a step of their own, which is returned: element = code * step,
+// about.
+double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::byte> out);
+
 // For an inner product a query's codes are signed and have a step of their own: only the order counts.
 void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
                   std::span<std::byte> out);

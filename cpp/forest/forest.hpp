@@ -4,6 +4,8 @@
 // that they can be written as such and read from them.
 #pragma once
 
+#include <functional>
+
 #include "core/index.hpp"
 #include "forest/codes.hpp"
 
@@ -16,7 +18,10 @@ inline constexpr std::uint32_t kLeafBit = 0x80000000u;
 
 inline constexpr std::uint32_t kNoBit = 0xffffffffu;
 
-// The most rows a leaf holds: as many as Annoy's node of this metric has room for.
+// How many rows Annoy's node of this metric has room for.
+std::uint32_t annoy_capacity(Metric metric, std::uint32_t dim);
+
+// The most rows a leaf holds when it is built; never more than Annoy's.
 std::uint32_t leaf_capacity(Metric metric, std::uint32_t dim);
 
 // One tree, or all trees one after another. Splits are numbered from the root down: a child that is a split
@@ -42,10 +47,13 @@ struct TreesView {
 };
 
 // Codes of the rows, where there are some, and how many rows they are to leave for the exact comparison.
+// Codes of the planes, where these serve too.
 struct CodesView {
     CodeScale scale{};
     std::uint64_t rerank = 0;
     RowsView rows;
+    CodeScale plane_scale{};
+    RowsView planes;
 };
 
 // What all trees of a forest are built from.
@@ -56,8 +64,9 @@ struct TreeSource {
     std::uint32_t capacity;
     // For dot, one for each row: what makes all rows equally long (see build_tree.cpp). Empty otherwise.
     std::span<const float> lengthening;
+    float row_length;  // of all rows alike; for cosine and dot
 };
-std::vector<float> lengthening_of(Metric metric, const RowsView& rows);
+std::vector<float> lengthening_of(Metric metric, const RowsView& rows, float& row_length);
 
 // Builds tree number `tree` over all rows. Depends on nothing but its arguments. Checks `stop` now and then.
 Trees build_tree(const TreeSource& source, std::uint64_t seed, std::uint32_t tree, const StopSignal& stop);
@@ -85,8 +94,12 @@ class Forest final : public Index {
 
     void open_codes(const file::Header& header, std::span<const std::byte> file);
     void grow(unsigned threads, const Watch& watch);
-    void encode(unsigned threads);
+    void encode_rows(unsigned threads);
+    void encode_planes(unsigned threads);
     std::uint64_t rerank_needed() const;
+    bool plane_codes_serve(const RowsView& planes);
+    std::vector<std::uint64_t> found_keys(const SearchPlan& plan, const RowsView& query) const;
+    void for_trial_rows(const std::function<void(const RowsView&)>& trial) const;
 
     void build_structure(unsigned threads, const Watch& watch) override;
     std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
@@ -101,6 +114,7 @@ class Forest final : public Index {
     Trees own_trees_;
     TreesView trees_;
     Bytes own_codes_;
+    Bytes own_plane_codes_;
     CodesView codes_;
 };
 

@@ -9,6 +9,7 @@
 #include "file/little_endian.hpp"
 #include "forest/forest.hpp"
 #include "forest/margin.hpp"
+#include "forest/open_nodes.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace constann {
@@ -16,6 +17,7 @@ namespace {
 
 constexpr std::size_t kCacheLine = 64;
 constexpr std::size_t kScoredAtOnce = 64;
+constexpr std::uint64_t kUsualK = 10;  // what codes are tried with
 
 [[noreturn]] void damaged(const char* what) {
     throw file::FormatError(std::string("the index is damaged: ") + what);
@@ -28,13 +30,18 @@ void prefetch(const std::byte* row, std::size_t bytes) {
 // What a thread's searches use again and again, whatever the index. `seen` is zero between searches.
 struct Scratch {
     std::vector<std::uint64_t> seen;  // one bit for each row
-    std::vector<std::uint64_t> open;  // a heap of (priority, node)
+    OpenNodes open;
     std::vector<std::uint32_t> candidates;
     std::vector<const std::byte*> addresses;
     std::vector<std::uint32_t> answers;
     std::vector<std::uint64_t> keys;
-    Bytes query_codes;
+    Bytes query_codes;         // to compare with rows
+    Bytes signed_query_codes;  // to multiply with planes
 };
+
+// Nodes taken from the heap at once, where it holds enough: what they point to is fetched together.
+constexpr std::size_t kNodesAtOnce = 8;
+constexpr std::size_t kOpenForEach = 4;
 
 }  // namespace
 
@@ -49,8 +56,11 @@ class Forest::Walk final : public Index::Searcher {
           splits_(forest.trees_.splits()),
           leaves_(forest.trees_.leaf_bounds.size() / sizeof(std::uint64_t) - 1),
           leaf_rows_(forest.trees_.leaf_rows.size() / sizeof(std::uint32_t)),
-          planes_(forest.trees_.planes, rows_.stride()),
           hamming_(forest.metric() == Metric::hamming),
+          coded_(forest.codes_.rows.size() != 0),
+          coded_planes_(forest.codes_.planes.size() != 0),
+          searched_planes_(coded_planes_ ? forest.codes_.planes
+                                         : RowsView(forest.trees_.planes, rows_.stride())),
           kernels_(kernels::active()),
           s_(scratch) {
         s_.seen.resize(std::max<std::size_t>(s_.seen.size(), (rows_.size() + 63) / 64));
@@ -67,7 +77,7 @@ class Forest::Walk final : public Index::Searcher {
             gather(here);
             const std::uint64_t best =
                 forest_.codes_.rerank + 2 * (std::max<std::uint64_t>(k_, kUsualK) - kUsualK);
-            if (forest_.code_bits() != 0 && s_.candidates.size() > best) keep_best_codes(here, best);
+            if (coded_ && s_.candidates.size() > best) keep_best_codes(here, best);
             score(here, s_.candidates, nearest[query]);
         }
     }
@@ -92,88 +102,144 @@ class Forest::Walk final : public Index::Searcher {
     }
 
   private:
-    static constexpr std::uint64_t kUsualK = 10;
-
     // Makes `seen` zero again, whatever ends the gathering.
     class Unmark {
       public:
-        explicit Unmark(Scratch& scratch) : scratch_(scratch) {}
+        Unmark(Scratch& scratch, const std::size_t& found) : scratch_(scratch), found_(found) {}
         ~Unmark() {
-            for (const std::uint32_t row : scratch_.candidates) scratch_.seen[row / 64] = 0;
+            for (std::size_t i = 0; i < found_; ++i) scratch_.seen[scratch_.candidates[i] / 64] = 0;
         }
         Unmark(const Unmark&) = delete;
         Unmark& operator=(const Unmark&) = delete;
 
       private:
         Scratch& scratch_;
+        const std::size_t& found_;
     };
 
     // Rows from the most promising nodes of all trees, each once, until they offered as many as the effort
     // asks for, counting a row of several trees each time, and k different ones.
     void gather(const std::byte* query) {
-        s_.candidates.clear();
         s_.open.clear();
         splits_seen_ = leaves_seen_ = read_ = gathered_ = 0;
-        const Unmark unmark(s_);
-        start();
-        while (!s_.open.empty() && (gathered_ < effort_ || s_.candidates.size() < k_)) {
-            std::pop_heap(s_.open.begin(), s_.open.end());
-            const std::uint64_t key = s_.open.back();
-            s_.open.pop_back();
-            descend(key, query);
+        found_ = 0;
+        const Unmark unmark(s_, found_);
+        if (coded_planes_) encode_for_planes(query);
+        open_roots();
+        while (!s_.open.empty() && !enough()) {
+            std::array<OpenNodes::Node, kNodesAtOnce> nodes = {};
+            const std::size_t wanted =
+                std::clamp<std::size_t>(s_.open.size() / kOpenForEach, 1, nodes.size());
+            for (std::size_t i = 0; i < wanted; ++i) nodes[i] = take_best();
+            visit(std::span(nodes).first(wanted), query);
         }
+        s_.candidates.resize(found_);
     }
 
-    void start() {
+    bool enough() const { return gathered_ >= effort_ && found_ >= k_; }
+
+    void open_roots() {
         const std::uint64_t roots = forest_.trees_.roots.size() / sizeof(std::uint32_t);
         const float first = hamming_ ? 0.0f : std::numeric_limits<float>::infinity();
         for (std::uint64_t tree = 0; tree < roots; ++tree) {
-            const auto root = file::load<std::uint32_t>(forest_.trees_.roots.data(), tree);
-            if (!hamming_ && !(root & kLeafBit) && root < splits_) prefetch(planes_[root], planes_.stride());
-            push(sort_key(first, root));
+            s_.open.push(first, file::load<std::uint32_t>(forest_.trees_.roots.data(), tree));
         }
     }
 
-    void push(std::uint64_t key) {
-        s_.open.push_back(key);
-        std::push_heap(s_.open.begin(), s_.open.end());
-    }
-
-    // Follows the nearer child for as long as nothing else is more promising.
-    void descend(std::uint64_t key, const std::byte* query) {
-        for (;;) {
-            const auto node = static_cast<std::uint32_t>(key);
-            if (node & kLeafBit) return take_leaf(node & ~kLeafBit);
-            const auto [first, second] =
-                children(from_ordered_bits(static_cast<std::uint32_t>(key >> 32)), node, query);
-            push(std::min(first, second));
-            key = std::max(first, second);
-            if (key < s_.open.front()) return push(key);
-        }
-    }
-
-    struct Children {
-        std::uint64_t first, second;
-    };
-
-    Children children(float priority, std::uint32_t split, const std::byte* query) {
-        if (split >= splits_) damaged("a child points past the last split");
-        if (++splits_seen_ > splits_) damaged("its trees share splits");
-        float first, second;
-        if (hamming_) {
-            const auto bit = file::load<std::uint32_t>(forest_.trees_.bits.data(), split);
-            if (bit != kNoBit && bit / 8 >= rows_.stride()) damaged("a split tests a bit that no row has");
-            const float differs = priority - 1.0f;
-            const bool set = bit != kNoBit && has_bit(query, bit);
-            first = set ? differs : priority;
-            second = set || bit == kNoBit ? priority : differs;
+    // Takes it from the open nodes, checks that it exists and fetches what it holds.
+    OpenNodes::Node take_best() {
+        const OpenNodes::Node best = s_.open.take_best();
+        const std::uint32_t node = best.number;
+        if (node & kLeafBit) {
+            const std::uint64_t leaf = node & ~kLeafBit;
+            if (leaf >= leaves_) damaged("a child points past the last leaf");
+            const auto begin = file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), leaf);
+            if (begin < leaf_rows_) {
+                prefetch(forest_.trees_.leaf_rows.data() + begin * sizeof(std::uint32_t), 3 * kCacheLine);
+            }
         } else {
-            const float product = kernels_.inner_product.one(planes_[split], query, planes_.stride());
-            const float side = margin(file::load<float>(forest_.trees_.offsets.data(), split), product);
-            first = std::min(priority, 0.0f - side);
-            second = std::min(priority, side);
+            if (node >= splits_) damaged("a child points past the last split");
+            if (!hamming_) prefetch(searched_planes_[node], searched_planes_.stride());
         }
-        return {key_of(first, child(split, 0)), key_of(second, child(split, 1))};
+        return best;
+    }
+
+    void visit(std::span<const OpenNodes::Node> nodes, const std::byte* query) {
+        std::array<OpenNodes::Node, kNodesAtOnce> splits = {};
+        std::size_t count = 0;
+        for (const OpenNodes::Node& node : nodes) {
+            if (!(node.number & kLeafBit)) {
+                splits[count++] = node;
+            } else if (!enough()) {
+                take_leaf(node.number & ~kLeafBit);
+            }
+        }
+        follow(std::span(splits).first(count), query);
+    }
+
+    void follow(std::span<const OpenNodes::Node> splits, const std::byte* query) {
+        if (splits.size() > splits_ - splits_seen_) damaged("its trees share splits");
+        splits_seen_ += splits.size();
+        std::array<float, kNodesAtOnce> sides = {};
+        if (!hamming_) measure_margins(splits, query, sides);
+        for (std::size_t i = 0; i < splits.size(); ++i) {
+            const auto [priority, split] = splits[i];
+            if (hamming_) {
+                follow_bit(priority, split, query);
+            } else {
+                s_.open.push(std::min(priority, 0.0f - sides[i]), child(split, 0));
+                s_.open.push(std::min(priority, sides[i]), child(split, 1));
+            }
+        }
+    }
+
+    void measure_margins(std::span<const OpenNodes::Node> splits, const std::byte* query,
+                         std::span<float> sides) {
+        std::array<const std::byte*, kNodesAtOnce> planes = {};
+        std::array<float, kNodesAtOnce> products = {};
+        const std::size_t count = splits.size();
+        for (std::size_t i = 0; i < count; ++i) planes[i] = searched_planes_[splits[i].number];
+        if (coded_planes_) {
+            std::array<std::uint32_t, kNodesAtOnce> answers = {};
+            kernels_.code_inner_product(s_.signed_query_codes.data(), planes.data(), count,
+                                        searched_planes_.stride(), answers.data());
+            for (std::size_t i = 0; i < count; ++i) products[i] = decoded_product(answers[i]);
+        } else {
+            kernels_.inner_product.many(query, planes.data(), count, searched_planes_.stride(),
+                                        products.data());
+        }
+        for (std::size_t i = 0; i < count; ++i) {
+            sides[i] =
+                margin(file::load<float>(forest_.trees_.offsets.data(), splits[i].number), products[i]);
+        }
+    }
+
+    void encode_for_planes(const std::byte* query) {
+        s_.signed_query_codes.resize(code_stride(forest_.dim()));
+        query_step_ = encode_signed(query, forest_.dim(), s_.signed_query_codes);
+        query_sum_ = 0;
+        for (const std::byte code : s_.signed_query_codes) query_sum_ += static_cast<signed char>(code);
+    }
+
+    // The inner product of query and plane, from that of their codes: what the query's rounding and the
+    // plane's leave of it is enough to choose a way by.
+    float decoded_product(std::uint32_t answer) const {
+        const auto product = static_cast<std::int32_t>(kernels::kCodeProductBase - answer);
+        const double scaled =
+            static_cast<double>(product) / static_cast<double>(forest_.codes_.plane_scale.rate);
+        const double low =
+            static_cast<double>(forest_.codes_.plane_scale.low) * static_cast<double>(query_sum_);
+        const double sum = scaled + low;
+        return static_cast<float>(sum * query_step_);
+    }
+
+    void follow_bit(float priority, std::uint32_t split, const std::byte* query) {
+        const auto bit = file::load<std::uint32_t>(forest_.trees_.bits.data(), split);
+        if (bit != kNoBit && bit / 8 >= rows_.stride()) damaged("a split tests a bit that no row has");
+        const float differs = priority - 1.0f;
+        const bool set = bit != kNoBit && has_bit(query, bit);
+        s_.open.push(set ? differs : priority, child(split, 0));
+        s_.open.push(set || bit == kNoBit ? priority : differs, child(split, 1));
     }
 
     std::uint32_t child(std::uint32_t split, std::uint32_t side) const {
@@ -183,12 +249,7 @@ class Forest::Walk final : public Index::Searcher {
         return child;
     }
 
-    static std::uint64_t key_of(float priority, std::uint32_t node) {
-        return sort_key(priority + 0.0f, node);  // + 0 makes a -0 +0
-    }
-
     void take_leaf(std::uint32_t leaf) {
-        if (leaf >= leaves_) damaged("a child points past the last leaf");
         if (++leaves_seen_ > leaves_) damaged("its trees share leaves");
         const auto begin = file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), leaf);
         const auto end =
@@ -197,18 +258,32 @@ class Forest::Walk final : public Index::Searcher {
         // No leaf is met twice, so all together they cannot hold more than the section.
         if (end - begin > leaf_rows_ - read_) damaged("its leaves overlap");
         read_ += end - begin;
-        const RowsView& fetched = forest_.code_bits() != 0 ? forest_.codes_.rows : rows_;
-        for (std::uint64_t i = begin; i < end; ++i) {
-            const auto row = file::load<std::uint32_t>(forest_.trees_.leaf_rows.data(), i);
+        const std::span<const std::byte> leaf_rows = forest_.trees_.leaf_rows.subspan(
+            begin * sizeof(std::uint32_t), (end - begin) * sizeof(std::uint32_t));
+        filter_.filters() ? take_rows<true>(leaf_rows) : take_rows<false>(leaf_rows);
+    }
+
+    // Each row that is met for the first time becomes a candidate, and what it is first compared by is
+    // fetched.
+    template <bool kFiltered>
+    void take_rows(std::span<const std::byte> leaf_rows) {
+        const RowsView& fetched = coded_ ? forest_.codes_.rows : rows_;
+        const std::size_t length = std::min<std::size_t>(fetched.stride(), 4 * kCacheLine);
+        const std::size_t count = leaf_rows.size() / sizeof(std::uint32_t);
+        if (s_.candidates.size() < found_ + count) s_.candidates.resize(2 * (found_ + count));
+        for (std::size_t i = 0; i < count; ++i) {
+            const auto row = file::load<std::uint32_t>(leaf_rows.data(), i);
             if (row >= rows_.size()) damaged("a leaf names a row that does not exist");
-            if (!filter_.allows(row)) continue;
+            if constexpr (kFiltered) {
+                if (!filter_.allows(row)) continue;
+            }
             ++gathered_;
             std::uint64_t& word = s_.seen[row / 64];
             const std::uint64_t bit = std::uint64_t{1} << (row % 64);
-            if (word & bit) continue;
-            s_.candidates.push_back(row);
+            s_.candidates[found_] = row;
+            found_ += (word & bit) == 0;
             word |= bit;
-            prefetch(fetched[row], std::min<std::size_t>(fetched.stride(), 2 * kCacheLine));
+            prefetch(fetched[row], length);
         }
     }
 
@@ -267,13 +342,18 @@ class Forest::Walk final : public Index::Searcher {
     const std::uint64_t splits_;
     const std::uint64_t leaves_;
     const std::uint64_t leaf_rows_;
-    const RowsView planes_;
     const bool hamming_;
+    const bool coded_;
+    const bool coded_planes_;
+    const RowsView searched_planes_;
+    double query_step_ = 0;       // of the signed codes
+    std::int64_t query_sum_ = 0;  // of the signed codes
     const kernels::KernelTable& kernels_;
     std::uint64_t splits_seen_ = 0;
     std::uint64_t leaves_seen_ = 0;
     std::uint64_t read_ = 0;      // rows of the leaves seen
     std::uint64_t gathered_ = 0;  // those of them that may be returned
+    std::size_t found_ = 0;       // different ones of these: so many candidates there are
     Scratch& s_;
 };
 
@@ -290,16 +370,57 @@ std::unique_ptr<Index::Searcher> Forest::searcher(const SearchPlan& plan) const 
     return std::make_unique<Walk>(*this, plan, scratch_of_this_thread());
 }
 
+// Whether the trees are searched as well by their planes' codes as by the planes: the same rows are found, or
+// others as near. Tried with rows as queries.
+bool Forest::plane_codes_serve(const RowsView& planes) {
+    constexpr std::uint64_t kLostAtMost = 500;  // one in so many, net
+    const Filter all;
+    const SearchPlan plan{kUsualK, effort_, all};
+    std::uint64_t found = 0, found_by_codes = 0, sought = 0;
+    for_trial_rows([&](const RowsView& query) {
+        const std::vector<std::uint64_t> exact = found_keys(plan, query);
+        codes_.planes = planes;
+        const std::vector<std::uint64_t> coded = found_keys(plan, query);
+        codes_.planes = {};
+        std::vector<std::uint64_t> either;
+        std::set_union(exact.begin(), exact.end(), coded.begin(), coded.end(), std::back_inserter(either));
+        either.resize(std::min<std::size_t>(either.size(), kUsualK));
+        const auto hits = [&](const std::vector<std::uint64_t>& keys) {
+            std::vector<std::uint64_t> both;
+            std::set_intersection(keys.begin(), keys.end(), either.begin(), either.end(),
+                                  std::back_inserter(both));
+            return both.size();
+        };
+        found += hits(exact);
+        found_by_codes += hits(coded);
+        sought += either.size();
+    });
+    return found_by_codes >= found || (found - found_by_codes) * kLostAtMost <= sought;
+}
+
+std::vector<std::uint64_t> Forest::found_keys(const SearchPlan& plan, const RowsView& query) const {
+    std::vector<NearestRows> nearest(1);
+    nearest[0].reset(plan.k);
+    Walk(*this, plan, scratch_of_this_thread()).search(query, nearest);
+    return nearest[0].take_sorted();
+}
+
+void Forest::for_trial_rows(const std::function<void(const RowsView&)>& trial) const {
+    constexpr std::uint64_t kQueries = 64;
+    const std::uint64_t queries = std::min(size(), kQueries);
+    for (std::uint64_t i = 0; i < queries; ++i) {
+        trial(RowsView({rows()[i * size() / queries], rows().stride()}, rows().stride()));
+    }
+}
+
 // How many rows the codes must leave for the exact comparison, so that hardly any of the true nearest is
 // lost; 0 where codes cannot serve. Found by trying, with rows as queries.
 std::uint64_t Forest::rerank_needed() const {
-    constexpr std::uint64_t kQueries = 64;
     constexpr std::uint64_t kLostAtMost = 500;  // one in so many
     const Filter all;
-    Walk walk(*this, {10, effort_, all}, scratch_of_this_thread());
+    Walk walk(*this, {kUsualK, effort_, all}, scratch_of_this_thread());
     std::vector<std::uint64_t> ranks;
-    const std::uint64_t queries = std::min(size(), kQueries);
-    for (std::uint64_t i = 0; i < queries; ++i) walk.code_ranks(rows()[i * size() / queries], ranks);
+    for_trial_rows([&](const RowsView& query) { walk.code_ranks(query[0], ranks); });
     for (const std::uint64_t rerank : {16, 32, 64, 128}) {
         const auto lost =
             std::count_if(ranks.begin(), ranks.end(), [&](std::uint64_t rank) { return rank >= rerank; });
