@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import reference
 import reference_file
+import reference_forest
 from golden import inputs
 
 Case = dict[str, Any]
@@ -115,30 +116,49 @@ BIT_EXACT_INDEXES = [
     ("bytes", 20, 129, 2**64 - 1),
     ("opposite", 5, 800, 7),
 ]
-KEPT = [("ordinary", 12, 20, 2026)]  # the whole files under files/
-KEPT_BITS = [("bytes", 12, 100, 2026)]
+# and (trees, effort), None where the default is to be settled: rows in one leaf, rows that no plane parts, overflow
+FOREST_INDEXES = [
+    ("ordinary", 1, 3, 0, 1, None),
+    ("ordinary", 20, 12, 0, None, None),
+    ("ordinary", 400, 33, 2**64 - 1, 3, 1),
+    ("ties", 100, 3, 1, 2, 2**63),
+    ("duplicates", 60, 4, 2**32, 3, None),
+    ("zero_rows", 90, 7, 2, 2, None),
+    ("huge", 80, 11, 3, 2, None),
+    ("any", 100, 6, 4, 1, None),
+    ("near", 70, 17, 5, 1, None),
+    ("denormal", 60, 16, 6, 1, None),
+]
+KEPT = ("ordinary", 30, 5, 2026)  # the whole files under files/; a forest's with these trees and effort
+KEPT_BITS = ("bytes", 30, 100, 2026)
+KEPT_FOREST = (2, 20)
 
 
-def index_case(kind: str, metric: str, input_seed: int, shape: tuple[str, int, int, int]) -> Case:
-    numbers, rows, dim, seed = shape
-    names = {"kind": kind, "metric": metric, "numbers": numbers, "input_seed": input_seed}
-    return {**names, "rows": rows, "dim": dim, "seed": seed}
+def index_case(kind: str, metric: str, input_seed: int, shape: tuple[Any, ...]) -> Case:
+    names = ("numbers", "rows", "dim", "seed", "trees", "effort")
+    return {"kind": kind, "metric": metric, "input_seed": input_seed, **dict(zip(names, shape, strict=False))}
 
 
-def exact_cases() -> Iterator[Case]:
+def index_cases() -> Iterator[Case]:
     for metric in reference_file.METRICS:
         packed = metric == "hamming"
-        for input_seed, shape in enumerate(BIT_EXACT_INDEXES if packed else EXACT_INDEXES, start=2000):
-            yield index_case("exact", metric, input_seed, shape)
-        for shape in KEPT_BITS if packed else KEPT:
-            yield {**index_case("exact", metric, 3000, shape), "kept": f"files/exact-{metric}.constann"}
+        kept = KEPT_BITS if packed else KEPT
+        for kind, shapes, more in (
+            ("exact", BIT_EXACT_INDEXES if packed else EXACT_INDEXES, ()),
+            ("forest", FOREST_INDEXES, KEPT_FOREST),
+        ):
+            for input_seed, shape in enumerate(shapes, start=2000):
+                yield index_case(kind, metric, input_seed, shape)
+            yield {**index_case(kind, metric, 3000, kept + more), "kept": f"files/{kind}-{metric}.constann"}
 
 
 def file_of(case: Case) -> bytes:
     """The index file that the reference writes for this case."""
-    metric, dim = case["metric"], case["dim"]
+    metric, dim, seed = case["metric"], case["dim"], case["seed"]
     drawn = inputs.rows_of(metric, case["numbers"], case["input_seed"], case["rows"], dim)
-    return reference_file.exact_file(metric, dim, drawn, case["seed"])
+    if case["kind"] == "exact":
+        return reference_file.exact_file(metric, dim, drawn, seed)
+    return reference_forest.forest_file(metric, dim, drawn, seed, case["trees"], case["effort"])
 
 
 def with_digests(case: Case, file: bytes) -> Case:
@@ -152,15 +172,23 @@ def as_json(revisions: dict[str, int], cases: list[Case]) -> bytes:
     return f'{head},\n "cases": [\n{lines}\n]}}\n'.encode()
 
 
+def arithmetic_answers() -> dict[str, bytes]:
+    """What kernels and exact search answer."""
+    revisions = {"arithmetic_revision": reference_file.ARITHMETIC_REVISION}
+    return {
+        "kernels.json": as_json(revisions, list(kernel_cases())),
+        "searches.json": as_json(revisions, list(search_cases())),
+    }
+
+
+def index_answers() -> dict[str, bytes]:
+    """What index files are, and some of them whole."""
+    indexes = [(case, file_of(case)) for case in index_cases()]
+    revisions = reference_file.revisions(indexes[0][1])
+    digests = as_json(revisions, [with_digests(case, file) for case, file in indexes])
+    return {"indexes.json": digests, **{case["kept"]: file for case, file in indexes if "kept" in case}}
+
+
 def everything() -> dict[str, bytes]:
     """The content of each file of known answers, by its name."""
-    arithmetic = {"arithmetic_revision": reference_file.ARITHMETIC_REVISION}
-    of_files = {"format_version": reference_file.FORMAT_VERSION, **arithmetic}
-    of_files["builder_revision"] = reference_file.BUILDER_REVISION
-    indexes = [(case, file_of(case)) for case in exact_cases()]
-    return {
-        "kernels.json": as_json(arithmetic, list(kernel_cases())),
-        "searches.json": as_json(arithmetic, list(search_cases())),
-        "indexes.json": as_json(of_files, [with_digests(case, file) for case, file in indexes]),
-        **{case["kept"]: file for case, file in indexes if "kept" in case},
-    }
+    return arithmetic_answers() | index_answers()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import reference
+import reference_forest
 from golden import answers, inputs, make
 
 GOLDEN = Path(make.__file__).resolve().parent
@@ -76,9 +77,16 @@ def eight_lanes(terms: np.ndarray) -> np.ndarray:
 def test_the_check_sees_a_wrong_lane_order(wrong: object, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "lane_sum", wrong)
     with np.errstate(all="ignore"):
-        problems = "\n".join(make.check(folder, answers.everything()))
+        problems = "\n".join(make.check(folder, answers.arithmetic_answers()))
     for name in ("kernels.json", "searches.json"):
         assert f"{name}: line " in problems
+
+
+def test_the_check_sees_one_draw_too_few_in_a_tree(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_forest, "DRAWS", reference_forest.DRAWS - 1)
+    problems = "\n".join(make.check(folder, answers.index_answers()))
+    assert "indexes.json: line " in problems and "files/forest-cosine.constann differs" in problems
+    assert "files/exact-cosine.constann" not in problems
 
 
 def test_the_check_names_what_is_missing_different_or_made_by_nothing(folder: Path, made: dict[str, bytes]) -> None:
@@ -95,7 +103,10 @@ def test_the_check_names_what_is_missing_different_or_made_by_nothing(folder: Pa
     assert problems[3] == "files/stray.constann is of revision 0 and nothing makes it: remove it"
 
 
-def test_the_command_fails_where_something_differs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_fails_where_something_differs(
+    folder: Path, made: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(answers, "everything", lambda: made)
     make.main(["--check"], folder)
     assert capsys.readouterr().out == "the known answers are those of the reference\n"
     (folder / "indexes.json").unlink()
@@ -111,7 +122,9 @@ def test_answers_of_revision_0_may_be_made_anew(folder: Path, made: dict[str, by
     assert all_bytes(folder) == made
 
 
-def test_a_frozen_revision_is_never_written_over(folder: Path, made: dict[str, bytes]) -> None:
+def test_a_frozen_revision_is_never_written_over(
+    folder: Path, made: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     frozen = at_revision(made["searches.json"], 1)
     (folder / "searches.json").write_bytes(frozen)
     (folder / "kernels.json").write_bytes(at_revision(made["kernels.json"], 0))
@@ -122,6 +135,7 @@ def test_a_frozen_revision_is_never_written_over(folder: Path, made: dict[str, b
         make.write(folder, made)
     assert all_bytes(folder) == before, "all is written or nothing"
     make.write(folder, {"searches.json": frozen})
+    monkeypatch.setattr(answers, "everything", lambda: made)
     with pytest.raises(SystemExit, match=r"searches\.json is frozen"):
         make.main([], folder)
 
