@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 LANES = 16
+METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
 Floats = npt.NDArray[np.float32]
+Packed = npt.NDArray[np.uint8]
 
 
 def padded(rows: Floats) -> Floats:
@@ -38,6 +40,18 @@ def squared_euclidean(query: Floats, rows: Floats) -> Floats:
         return lane_sum(difference * difference)
 
 
+def manhattan(query: Floats, rows: Floats) -> Floats:
+    """Terms are differences with their sign bit cleared."""
+    with np.errstate(all="ignore"):
+        difference = padded(query) - padded(rows)
+        return lane_sum((difference.view(np.uint32) & np.uint32(0x7FFFFFFF)).view(np.float32))
+
+
+def hamming(query: Packed, rows: Packed) -> Floats:
+    """Differing bits: at most 65,536, so float32 holds them exactly."""
+    return np.unpackbits(query ^ rows, axis=-1).sum(-1, dtype=np.int64).astype(np.float32)
+
+
 def unit(rows: Floats) -> Floats:
     """Rows of unit length: norm and division in float64, rounded once; zero rows stay."""
     wide = padded(rows).astype(np.float64)
@@ -46,14 +60,26 @@ def unit(rows: Floats) -> Floats:
         return np.where(norms == 0, wide, wide / norms).astype(np.float32)
 
 
-def distances(metric: str, query: Floats, rows: Floats) -> Floats:
-    """Distances of one query from rows, as a caller sees them."""
+def distances(metric: str, query: npt.NDArray[np.generic], rows: npt.NDArray[np.generic]) -> Floats:
+    """Distances of one query from rows, as a caller sees them: +inf where infinities cancel, and never -0."""
     if metric == "cosine":
-        return np.maximum(np.float32(1) - inner_product(unit(query), unit(rows)), np.float32(0))
-    return np.sqrt(squared_euclidean(query, rows))
+        found = np.maximum(np.float32(1) - inner_product(unit(query), unit(rows)), np.float32(0))
+    elif metric == "euclidean":
+        found = np.sqrt(squared_euclidean(query, rows))
+    elif metric == "manhattan":
+        found = manhattan(query, rows)
+    elif metric == "dot":
+        found = np.float32(0) - inner_product(query, rows)
+    elif metric == "hamming":
+        found = hamming(query, rows)
+    else:
+        raise ValueError(f"there is no metric {metric!r}")
+    return np.where(np.isnan(found), np.float32(np.inf), found)
 
 
-def nearest(metric: str, query: Floats, rows: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+def nearest(
+    metric: str, query: npt.NDArray[np.generic], rows: npt.NDArray[np.generic], k: int
+) -> tuple[npt.NDArray[np.int64], Floats]:
     """The k nearest rows by (distance, row), padded with -1 and +inf."""
     all_distances = distances(metric, query, rows)
     order = np.lexsort((np.arange(len(rows)), all_distances))[:k]

@@ -1,0 +1,194 @@
+"""What the known answers are: cases by rule, and what the reference says of them. Never import constann here."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import reference
+import reference_file
+import reference_forest
+from golden import inputs
+
+Case = dict[str, Any]
+
+ROWS = 9  # one more than the widest group of rows a kernel scores at once
+DIMS = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 96, 127, 128, 129]
+DIMS += [255, 256, 257, 384, 768, 1023, 1024, 1025, 1536]
+BITS = [1, 7, 8, 9, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049]
+BITS += [4096, 8191, 65_536]
+FLOAT_KERNELS = ("inner_product", "squared_euclidean", "manhattan")
+NUMBERS = ("ordinary", "ties", "zeros", "denormal", "small", "huge", "mixed", "any", "near", "cancelling")
+
+# (numbers, rows, dim, k): few rows and many, on both sides of the kernels' groups, k beyond them
+SEARCHES = [
+    ("ordinary", 1, 1, 3),
+    ("ties", 2, 3, 2),
+    ("ordinary", 8, 15, 9),
+    ("mixed", 9, 16, 12),
+    ("ties", 60, 2, 25),
+    ("zeros", 33, 17, 33),
+    ("zero_rows", 40, 20, 20),
+    ("denormal", 31, 33, 10),
+    ("small", 17, 18, 17),
+    ("huge", 20, 40, 25),
+    ("any", 30, 5, 30),
+    ("near", 64, 48, 10),
+    ("cancelling", 65, 31, 10),
+    ("duplicates", 300, 7, 20),
+    ("ordinary", 300, 65, 10),
+]
+BIT_SEARCHES = [
+    ("bytes", 1, 1, 3),
+    ("few_bits", 9, 13, 12),
+    ("opposite", 20, 64, 25),
+    ("duplicates", 300, 100, 20),
+    ("bytes", 300, 257, 10),
+    ("few_bits", 65, 2048, 10),
+]
+QUERIES = 3
+
+
+def hex_bits(values: np.ndarray) -> str:
+    """The bits of each float32, in hex; every NaN is 7fc00000, as payloads are not part of the promise."""
+    bits = np.where(np.isnan(values), np.uint32(0x7FC00000), values.view(np.uint32))
+    return " ".join(f"{each:08x}" for each in bits)
+
+
+def float_kernel_case(seed: int, numbers: str, dim: int) -> Case:
+    drawn = inputs.matrix(numbers, seed, ROWS + 1, dim)
+    functions = {name: getattr(reference, name) for name in FLOAT_KERNELS}
+    found = {name: hex_bits(function(drawn[0], drawn[1:])) for name, function in functions.items()}
+    return {"seed": seed, "numbers": numbers, "dim": dim, **found}
+
+
+def bit_kernel_case(seed: int, numbers: str, bits: int) -> Case:
+    drawn = inputs.packed(numbers, seed, ROWS + 1, bits)
+    return {"seed": seed, "numbers": numbers, "dim": bits, "hamming": hex_bits(reference.hamming(drawn[0], drawn[1:]))}
+
+
+def kernel_cases() -> Iterator[Case]:
+    shapes = [(numbers, dim) for dim in DIMS for numbers in NUMBERS]
+    for seed, (numbers, dim) in enumerate(shapes):
+        yield float_kernel_case(seed, numbers, dim)
+    bit_shapes = [(numbers, bits) for bits in BITS for numbers in inputs.BYTES]
+    for seed, (numbers, bits) in enumerate(bit_shapes, start=len(shapes)):
+        yield bit_kernel_case(seed, numbers, bits)
+
+
+def search_case(seed: int, metric: str, numbers: str, rows: int, dim: int, k: int) -> Case:
+    drawn = inputs.rows_of(metric, numbers, seed, QUERIES + rows, dim)
+    found = [reference.nearest(metric, query, drawn[QUERIES:], k) for query in drawn[:QUERIES]]
+    return {
+        "seed": seed,
+        "metric": metric,
+        "numbers": numbers,
+        "rows": rows,
+        "dim": dim,
+        "k": k,
+        "ids": [ids.tolist() for ids, _ in found],
+        "distances": [hex_bits(distances) for _, distances in found],
+    }
+
+
+def search_cases() -> Iterator[Case]:
+    shapes = [
+        (metric, *shape)
+        for metric in reference.METRICS
+        for shape in (BIT_SEARCHES if metric == "hamming" else SEARCHES)
+    ]
+    for seed, shape in enumerate(shapes, start=1000):
+        yield search_case(seed, *shape)
+
+
+# (numbers, rows, dim, seed of the build)
+EXACT_INDEXES = [
+    ("ordinary", 1, 1, 0),
+    ("zero_rows", 9, 16, 1),
+    ("mixed", 20, 17, 2**64 - 1),
+    ("any", 12, 33, 7),
+    ("denormal", 5, 100, 2**32),
+]
+BIT_EXACT_INDEXES = [
+    ("bytes", 1, 1, 0),
+    ("few_bits", 9, 128, 1),
+    ("bytes", 20, 129, 2**64 - 1),
+    ("opposite", 5, 800, 7),
+]
+# and (trees, effort), None where the default is to be settled: rows in one leaf, rows that no plane parts, overflow
+FOREST_INDEXES = [
+    ("ordinary", 1, 3, 0, 1, None),
+    ("ordinary", 20, 12, 0, None, None),
+    ("ordinary", 400, 33, 2**64 - 1, 3, 1),
+    ("ties", 100, 3, 1, 2, 2**63),
+    ("duplicates", 60, 4, 2**32, 3, None),
+    ("zero_rows", 90, 7, 2, 2, None),
+    ("huge", 80, 11, 3, 2, None),
+    ("any", 100, 6, 4, 1, None),
+    ("near", 70, 17, 5, 1, None),
+    ("denormal", 60, 16, 6, 1, None),
+]
+KEPT = ("ordinary", 30, 5, 2026)  # the whole files under files/; a forest's with these trees and effort
+KEPT_BITS = ("bytes", 30, 100, 2026)
+KEPT_FOREST = (2, 20)
+
+
+def index_case(kind: str, metric: str, input_seed: int, shape: tuple[Any, ...]) -> Case:
+    names = ("numbers", "rows", "dim", "seed", "trees", "effort")
+    return {"kind": kind, "metric": metric, "input_seed": input_seed, **dict(zip(names, shape, strict=False))}
+
+
+def index_cases() -> Iterator[Case]:
+    for metric in reference_file.METRICS:
+        packed = metric == "hamming"
+        kept = KEPT_BITS if packed else KEPT
+        for kind, shapes, more in (
+            ("exact", BIT_EXACT_INDEXES if packed else EXACT_INDEXES, ()),
+            ("forest", FOREST_INDEXES, KEPT_FOREST),
+        ):
+            for input_seed, shape in enumerate(shapes, start=2000):
+                yield index_case(kind, metric, input_seed, shape)
+            yield {**index_case(kind, metric, 3000, kept + more), "kept": f"files/{kind}-{metric}.constann"}
+
+
+def file_of(case: Case) -> bytes:
+    """The index file that the reference writes for this case."""
+    metric, dim, seed = case["metric"], case["dim"], case["seed"]
+    drawn = inputs.rows_of(metric, case["numbers"], case["input_seed"], case["rows"], dim)
+    if case["kind"] == "exact":
+        return reference_file.exact_file(metric, dim, drawn, seed)
+    return reference_forest.forest_file(metric, dim, drawn, seed, case["trees"], case["effort"])
+
+
+def with_digests(case: Case, file: bytes) -> Case:
+    return {**case, "fingerprint": reference_file.fingerprint(file), "file": hashlib.sha256(file).hexdigest()}
+
+
+def as_json(revisions: dict[str, int], cases: list[Case]) -> bytes:
+    """One case a line, so that a difference names its case."""
+    head = json.dumps(revisions, indent=1)[:-2]
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    return f'{head},\n "cases": [\n{lines}\n]}}\n'.encode()
+
+
+def arithmetic_answers() -> dict[str, bytes]:
+    """What kernels and exact search answer."""
+    revisions = {"arithmetic_revision": reference_file.ARITHMETIC_REVISION}
+    return {
+        "kernels.json": as_json(revisions, list(kernel_cases())),
+        "searches.json": as_json(revisions, list(search_cases())),
+    }
+
+
+def index_answers() -> dict[str, bytes]:
+    """What index files are, and some of them whole."""
+    indexes = [(case, file_of(case)) for case in index_cases()]
+    revisions = reference_file.revisions(indexes[0][1])
+    digests = as_json(revisions, [with_digests(case, file) for case, file in indexes])
+    return {"indexes.json": digests, **{case["kept"]: file for case, file in indexes if "kept" in case}}
+
+
+def everything() -> dict[str, bytes]:
+    """The content of each file of known answers, by its name."""
+    return arithmetic_answers() | index_answers()

@@ -1,0 +1,89 @@
+"""Index files written byte by byte from the tables of docs/format.md: what tests expect of saving and fingerprints.
+
+Never import constann here.
+"""
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import reference
+
+FORMAT_VERSION = 0
+ARITHMETIC_REVISION = 0
+BUILDER_REVISION = 0
+
+KINDS = {"exact": 1, "forest": 2}
+METRICS = {"cosine": 1, "euclidean": 2}
+FLOAT32 = 1
+ROW_NUMBERS = 0
+ROWS = 1
+DIGEST_LENGTH = 32
+
+
+def encoded_header(
+    kind: str,
+    metric: str,
+    dim: int,
+    rows: int,
+    seed: int,
+    parameters: Sequence[tuple[int, int]],
+    table: bytes,
+    total: int,
+) -> bytes:
+    """The header without its digest; `table` holds the encoded sections."""
+    stride = -(-dim // 16) * 16 * 4
+    fields = struct.pack("<8s4I", b"CONSTANN", FORMAT_VERSION, ARITHMETIC_REVISION, BUILDER_REVISION, 0)
+    fields += struct.pack("<4I", KINDS[kind], METRICS[metric], FLOAT32, ROW_NUMBERS)
+    fields += struct.pack("<2I3Q", dim, stride, rows, seed, total)
+    fields += struct.pack("<2I", len(parameters), len(table) // 56)
+    return fields + b"".join(struct.pack("<2IQ", tag, 0, value) for tag, value in parameters) + table
+
+
+def index_file(
+    kind: str,
+    metric: str,
+    dim: int,
+    rows: int,
+    seed: int,
+    parameters: Sequence[tuple[int, int]],
+    sections: Sequence[tuple[int, bytes]],
+) -> bytes:
+    """A whole index file. Its fingerprint is `fingerprint` of it."""
+    table, body = b"", b""
+    start = end = 80 + 16 * len(parameters) + 56 * len(sections) + DIGEST_LENGTH
+    for tag, content in sections:
+        offset = -(-end // 64) * 64
+        body += bytes(offset - end) + content
+        end = offset + len(content)
+        table += struct.pack("<2I2Q", tag, 0, offset, len(content)) + hashlib.sha256(content).digest()
+    header = encoded_header(kind, metric, dim, rows, seed, parameters, table, end)
+    assert len(header) + DIGEST_LENGTH == start
+    return header + hashlib.sha256(header).digest() + body
+
+
+def fingerprint(file: bytes) -> str:
+    """The digest that follows the header, in hex."""
+    parameters, sections = struct.unpack_from("<2I", file, 72)
+    end = 80 + 16 * parameters + 56 * sections
+    return file[end : end + DIGEST_LENGTH].hex()
+
+
+def revisions(file: bytes) -> dict[str, int]:
+    """The revisions a file was made at."""
+    names = ("format_version", "arithmetic_revision", "builder_revision")
+    return dict(zip(names, struct.unpack_from("<3I", file, 8), strict=True))
+
+
+def stored_rows(metric: str, rows: npt.NDArray[np.generic]) -> bytes:
+    """The content of section rows."""
+    stored = reference.unit(rows) if metric == "cosine" else reference.padded(rows)
+    return stored.astype("<f4").tobytes()
+
+
+def exact_file(metric: str, dim: int, rows: npt.NDArray[np.generic], seed: int) -> bytes:
+    """The file of an exact index of these rows."""
+    sections = [(ROWS, stored_rows(metric, rows))]
+    return index_file("exact", metric, dim, len(rows), seed, [], sections)
