@@ -21,7 +21,8 @@ from ci.platforms import Machine
 from ci.progress import say
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "workload.py"
-INDEXES = ("exact-cosine", "exact-euclidean", "forest-cosine", "forest-euclidean")
+METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
+INDEXES = tuple(f"{kind}-{metric}" for kind in ("exact", "forest") for metric in METRICS)
 SLICE_ROWS = 2_000
 TIMEOUT = 600.0
 TIMEOUT_WHOLE = 3600.0

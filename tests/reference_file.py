@@ -16,8 +16,9 @@ ARITHMETIC_REVISION = 0
 BUILDER_REVISION = 0
 
 KINDS = {"exact": 1, "forest": 2}
-METRICS = {"cosine": 1, "euclidean": 2}
+METRICS = {"cosine": 1, "euclidean": 2, "manhattan": 3, "dot": 4, "hamming": 5}
 FLOAT32 = 1
+BITS = 4
 ROW_NUMBERS = 0
 ROWS = 1
 DIGEST_LENGTH = 32
@@ -34,9 +35,10 @@ def encoded_header(
     total: int,
 ) -> bytes:
     """The header without its digest; `table` holds the encoded sections."""
-    stride = -(-dim // 16) * 16 * 4
+    bits = metric == "hamming"
+    stride = -(-dim // 64) * 8 if bits else -(-dim // 16) * 16 * 4
     fields = struct.pack("<8s4I", b"CONSTANN", FORMAT_VERSION, ARITHMETIC_REVISION, BUILDER_REVISION, 0)
-    fields += struct.pack("<4I", KINDS[kind], METRICS[metric], FLOAT32, ROW_NUMBERS)
+    fields += struct.pack("<4I", KINDS[kind], METRICS[metric], BITS if bits else FLOAT32, ROW_NUMBERS)
     fields += struct.pack("<2I3Q", dim, stride, rows, seed, total)
     fields += struct.pack("<2I", len(parameters), len(table) // 56)
     return fields + b"".join(struct.pack("<2IQ", tag, 0, value) for tag, value in parameters) + table
@@ -77,10 +79,16 @@ def revisions(file: bytes) -> dict[str, int]:
     return dict(zip(names, struct.unpack_from("<3I", file, 8), strict=True))
 
 
+def stored(metric: str, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    """Rows as they are kept: unit length for cosine, bits padded to whole 64-bit words, floats to 16."""
+    if metric == "hamming":
+        return np.pad(rows.astype(np.uint8), [(0, 0), (0, -rows.shape[1] % 8)])
+    return (reference.unit(rows) if metric == "cosine" else reference.padded(rows)).astype("<f4")
+
+
 def stored_rows(metric: str, rows: npt.NDArray[np.generic]) -> bytes:
     """The content of section rows."""
-    stored = reference.unit(rows) if metric == "cosine" else reference.padded(rows)
-    return stored.astype("<f4").tobytes()
+    return stored(metric, rows).tobytes()
 
 
 def exact_file(metric: str, dim: int, rows: npt.NDArray[np.generic], seed: int) -> bytes:

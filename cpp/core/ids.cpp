@@ -6,7 +6,6 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 
 #include "file/little_endian.hpp"
 
@@ -68,12 +67,11 @@ void Ids::append_labels(const Labels& labels) {
         own_wide_bounds_.assign(own_bounds_.begin(), own_bounds_.end());
         own_bounds_ = {};
     }
-    const auto append = [&](auto& bounds) {
+    const auto append = [&]<class Bound>(std::vector<Bound>& bounds) {
         if (bounds.empty()) bounds.push_back(0);
         for (const std::string_view label : labels) {
             own_text_.insert(own_text_.end(), label.begin(), label.end());
-            bounds.push_back(
-                static_cast<std::remove_reference_t<decltype(bounds)>::value_type>(own_text_.size()));
+            bounds.push_back(static_cast<Bound>(own_text_.size()));
         }
     };
     length > UINT32_MAX ? append(own_wide_bounds_) : append(own_bounds_);

@@ -421,7 +421,7 @@ std::uint64_t Forest::rerank_needed() const {
     Walk walk(*this, {kUsualK, effort_, all}, scratch_of_this_thread());
     std::vector<std::uint64_t> ranks;
     for_trial_rows([&](const RowsView& query) { walk.code_ranks(query[0], ranks); });
-    for (const std::uint64_t rerank : {16, 32, 64, 128}) {
+    for (const std::uint64_t rerank : {16u, 32u, 64u, 128u}) {
         const auto lost =
             std::count_if(ranks.begin(), ranks.end(), [&](std::uint64_t rank) { return rank >= rerank; });
         if (static_cast<std::uint64_t>(lost) * kLostAtMost <= ranks.size()) return rerank;

@@ -31,8 +31,9 @@ namespace {
 constexpr std::size_t kRows = 4;  // scored at once: their sums stay in registers
 constexpr std::size_t kCacheLine = 64;
 
-// Each instruction set says: its vector of bytes; how to load a whole one or (`load_group`) kCodeGroup bytes
-// and zeros; how terms of a query and a row are added to running sums; and the total of these.
+// Each instruction set says: its vector of bytes; how to load one (and, where it is wider than
+// kCodeGroup, that many bytes and zeros); how terms of a query and a row are added to running sums; and the
+// total of these.
 #if defined(__AVX512BW__)
 
 using Bytes = __m512i;
@@ -80,9 +81,6 @@ using Bytes = __m256i;
 using Sums = __m256i;
 CONSTANN_INLINE Bytes load(const std::byte* from) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(from));
-}
-CONSTANN_INLINE Bytes load_group(const std::byte* from) {
-    return load(from);
 }
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const __m256i pairs = _mm256_maddubs_epi16(row, query);

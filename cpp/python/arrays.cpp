@@ -128,6 +128,12 @@ Labels labels_in(const py::list& texts, const char* what) {
     return labels;
 }
 
+bool is_list_of_texts(const py::object& object) {
+    if (!py::isinstance<py::list>(object) && !py::isinstance<py::tuple>(object)) return false;
+    const auto all = py::reinterpret_borrow<py::sequence>(object);
+    return all.size() > 0 && PyUnicode_Check(py::object(all[0]).ptr()) != 0;
+}
+
 bool one_dimensional(const py::array& array) {
     return array.ndim() == 1;
 }
@@ -138,6 +144,11 @@ KeptIds::KeptIds(const py::object& object, const char* what) : what_(what) {
     if (object.is_none()) return;
     if (py::isinstance<py::str>(object) || py::isinstance<py::bytes>(object)) {
         throw py::type_error(std::string(what) + " must be a sequence, not one string");
+    }
+    if (is_list_of_texts(object)) {  // which numpy would cut at trailing zeros
+        texts_ = py::list(object);
+        labels_ = labels_in(py::reinterpret_borrow<py::list>(texts_), what);
+        return;
     }
     const py::array array = array_of(object, what);
     if (!one_dimensional(array)) throw py::value_error(std::string(what) + " must have shape (n,)");

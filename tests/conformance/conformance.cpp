@@ -45,13 +45,35 @@ Rows read_rows(const std::string& path) {
 }
 
 Matrix matrix_of(const Rows& rows, std::uint32_t dim) {
-    const std::size_t element = rows.type == constann::ElementType::float64 ? sizeof(double) : sizeof(float);
+    const bool bits = rows.type == constann::ElementType::uint8;
+    if (bits) dim = (dim + 7) / 8;
+    const std::size_t element = rows.type == constann::ElementType::float64 ? sizeof(double)
+                                : bits                                      ? 1
+                                                                            : sizeof(float);
     return {reinterpret_cast<const std::byte*>(rows.bytes.data()),
             rows.type,
             rows.bytes.size() / (dim * element),
             dim,
             static_cast<std::ptrdiff_t>(dim * element),
             static_cast<std::ptrdiff_t>(element)};
+}
+
+// One bit for each element, packed as numpy.packbits does: whether it is above 0.
+Rows signs_of(const Rows& rows, std::uint32_t dim) {
+    const std::size_t element = rows.type == constann::ElementType::float64 ? sizeof(double) : sizeof(float);
+    const std::size_t columns = (dim + 7) / 8;
+    const std::size_t count = rows.bytes.size() / (dim * element);
+    Rows packed{std::vector<char>(count * columns), constann::ElementType::uint8};
+    for (std::size_t i = 0; i < count * dim; ++i) {
+        double wide;
+        float narrow;
+        std::memcpy(element == sizeof wide ? static_cast<void*>(&wide) : &narrow, &rows.bytes[i * element],
+                    element);
+        if (!(element == sizeof wide ? wide > 0 : narrow > 0)) continue;
+        char& byte = packed.bytes[i / dim * columns + i % dim / 8];
+        byte = static_cast<char>(static_cast<unsigned char>(byte) | (0x80u >> (i % dim % 8)));
+    }
+    return packed;
 }
 
 // The index file as the package writes it, save the digests.
@@ -95,11 +117,16 @@ void run_all(char** argv) {
                               read_rows(argv[5]),
                               std::stoul(argv[6]),
                               argv[7]};
-    for (const Metric metric : {Metric::cosine, Metric::euclidean}) {
-        const std::string suffix = metric == Metric::cosine ? "-cosine" : "-euclidean";
-        run(*std::make_unique<constann::Exact>(arguments.dim, metric), "exact" + suffix, arguments);
-        run(*std::make_unique<constann::Forest>(arguments.dim, metric, std::nullopt, std::nullopt),
-            "forest" + suffix, arguments);
+    Arguments bits = arguments;
+    bits.vectors = signs_of(arguments.vectors, arguments.dim);
+    bits.queries = signs_of(arguments.queries, arguments.dim);
+    for (const Metric metric :
+         {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
+        const Arguments& given = metric == Metric::hamming ? bits : arguments;
+        const std::string suffix = std::string("-") + constann::name_of(metric);
+        run(*std::make_unique<constann::Exact>(given.dim, metric), "exact" + suffix, given);
+        run(*std::make_unique<constann::Forest>(given.dim, metric, std::nullopt, std::nullopt),
+            "forest" + suffix, given);
     }
 }
 

@@ -19,7 +19,7 @@ import constann
 from constann import _core
 
 KINDS = ("exact", "forest")
-METRICS = ("cosine", "euclidean")
+METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
 K = 10
 QUERIES = 100
 EFFORT = {
@@ -50,10 +50,15 @@ def slice_of(vectors: np.ndarray, rows: int) -> np.ndarray:
     return vectors[:: max(1, len(vectors) // rows)][:rows]
 
 
+def as_metric_takes(rows: np.ndarray, metric: str) -> np.ndarray:
+    """The rows themselves, or for hamming one bit for each element: whether it is above 0."""
+    return np.packbits(rows > 0, axis=1) if metric == "hamming" else rows
+
+
 def search_and_note(index: constann.Index, queries: np.ndarray, name: str, output: Path) -> dict[str, str]:
     """Search, keep the arrays, and return their digests."""
     kind = type(index).__name__.lower()
-    ids, distances = index.search(queries, K, effort=EFFORT[kind])
+    ids, distances = index.search(as_metric_takes(queries, index.metric), K, effort=EFFORT[kind])
     np.save(output / f"{name}.ids.npy", ids)
     np.save(output / f"{name}.distances.npy", distances)
     return {
@@ -69,7 +74,8 @@ def build_all(vectors: np.ndarray, queries: np.ndarray, output: Path) -> dict[st
     for kind in KINDS:
         for metric in METRICS:
             name = f"{kind}-{metric}"
-            index = constann.build(vectors, metric, kind=kind, seed=SEED)
+            dim = vectors.shape[1]
+            index = constann.build(as_metric_takes(vectors, metric), metric, kind=kind, dim=dim, seed=SEED)
             index.save(output / f"{name}.constann")
             answers[name] = search_and_note(index, queries, name, output)
     return answers

@@ -129,6 +129,14 @@ FOREST_INDEXES = [
     ("near", 70, 17, 5, 1, None),
     ("denormal", 60, 16, 6, 1, None),
 ]
+BIT_FOREST_INDEXES = [
+    ("bytes", 1, 3, 0, 1, None),
+    ("bytes", 400, 33, 2**64 - 1, 3, 1),
+    ("few_bits", 100, 129, 1, 2, 2**63),
+    ("duplicates", 60, 64, 2**32, 3, None),
+    ("opposite", 50, 700, 2, 2, None),
+    ("bytes", 300, 2048, 3, None, None),
+]
 KEPT = ("ordinary", 30, 5, 2026)  # the whole files under files/; a forest's with these trees and effort
 KEPT_BITS = ("bytes", 30, 100, 2026)
 KEPT_FOREST = (2, 20)
@@ -145,7 +153,7 @@ def index_cases() -> Iterator[Case]:
         kept = KEPT_BITS if packed else KEPT
         for kind, shapes, more in (
             ("exact", BIT_EXACT_INDEXES if packed else EXACT_INDEXES, ()),
-            ("forest", FOREST_INDEXES, KEPT_FOREST),
+            ("forest", BIT_FOREST_INDEXES if packed else FOREST_INDEXES, KEPT_FOREST),
         ):
             for input_seed, shape in enumerate(shapes, start=2000):
                 yield index_case(kind, metric, input_seed, shape)

@@ -18,7 +18,7 @@ from ci.platforms import load
 from ci.zig import make_toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
-METRICS = ("cosine", "euclidean")
+METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
 KINDS = ("exact", "forest")
 X86 = machine_name() == "x86_64"
 Answers = dict[str, bytes]
@@ -69,6 +69,10 @@ def inputs(vectors: np.ndarray, queries: np.ndarray, tmp_path_factory: pytest.Te
     return given
 
 
+def as_metric_takes(rows: np.ndarray, metric: str) -> np.ndarray:
+    return np.packbits(rows > 0, axis=1) if metric == "hamming" else rows
+
+
 def suffix_of(given: Input) -> str:
     return f"f{given.vectors.itemsize * 8}"
 
@@ -92,8 +96,9 @@ def expected(inputs: Inputs) -> Answers:
     for name, given in inputs.items():
         for kind in KINDS:
             for metric in METRICS:
-                index = constann.build(given.vectors, metric, kind=kind)
-                ids, distances = index.search(given.queries, 10)
+                vectors, queries = (as_metric_takes(rows, metric) for rows in (given.vectors, given.queries))
+                index = constann.build(vectors, metric, kind=kind, dim=given.vectors.shape[1])
+                ids, distances = index.search(queries, 10)
                 files |= {
                     f"{name}/{kind}-{metric}.index": file_without_digests(index),
                     f"{name}/{kind}-{metric}.ids": ids.tobytes(),
@@ -195,8 +200,9 @@ namespace constann::kernels::wide { extern const KernelTable table; }
 extern "C" void wide(int product, const void* query, const void* const* rows, std::size_t count, std::size_t floats,
                      float* out) {
     const auto& table = constann::kernels::wide::table;
-    (product ? table.inner_product_many : table.squared_euclidean_many)(
-        static_cast<const std::byte*>(query), reinterpret_cast<const std::byte* const*>(rows), count, floats, out);
+    const std::size_t bytes = floats * sizeof(float);
+    (product ? table.inner_product.many : table.squared_euclidean.many)(
+        static_cast<const std::byte*>(query), reinterpret_cast<const std::byte* const*>(rows), count, bytes, out);
 }
 """
 
@@ -215,7 +221,7 @@ def test_the_shape_of_the_avx512_kernels_is_right_on_any_cpu(compiler: str, tmp_
         f"-I{ROOT / 'cpp'}",
     ]
     command += ["-DCONSTANN_KERNEL_SET=wide", "-DCONSTANN_KERNEL_WIDTH=16", "-DCONSTANN_KERNEL_ROWS=8"]
-    sources = [ROOT / "cpp/kernels/vector_kernels.cpp", tmp_path / "shim.cpp"]
+    sources = [ROOT / "cpp/kernels/vector_kernels.cpp", ROOT / "cpp/kernels/integer_kernels.cpp", tmp_path / "shim.cpp"]
     subprocess.run([*command, *sources, "-o", tmp_path / "wide.so"], check=True)
     library = ctypes.CDLL(str(tmp_path / "wide.so"))
     generator = np.random.default_rng(9)

@@ -16,7 +16,7 @@ from constann import _core
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SETS = [implementation.name for implementation in constann.kernels.available()]
 METRICS = list(reference_file.METRICS)
-KERNELS = ["inner_product", "squared_euclidean"]
+KERNELS = ["inner_product", "squared_euclidean", "manhattan", "hamming"]
 REVISIONS = {
     "format_version": _core.format_version,
     "arithmetic_revision": _core.arithmetic_revision,
@@ -42,7 +42,11 @@ def test_the_known_answers_are_of_this_revision(name: str) -> None:
 
 
 def inputs_of(case: answers.Case, function: str) -> tuple[np.ndarray, np.ndarray]:
-    drawn = reference.padded(inputs.matrix(case["numbers"], case["seed"], answers.ROWS + 1, case["dim"]))
+    if function == "hamming":
+        drawn = inputs.packed(case["numbers"], case["seed"], answers.ROWS + 1, case["dim"])
+        drawn = np.pad(drawn, [(0, 0), (0, -drawn.shape[1] % 64)]).view(np.float32)
+    else:
+        drawn = reference.padded(inputs.matrix(case["numbers"], case["seed"], answers.ROWS + 1, case["dim"]))
     return drawn[0], drawn[1:]
 
 

@@ -15,7 +15,12 @@ import constann
 from constann import _core
 
 SETS = [implementation.name for implementation in constann.kernels.available()]
-FUNCTIONS = {"inner_product": reference.inner_product, "squared_euclidean": reference.squared_euclidean}
+FUNCTIONS = {
+    "inner_product": reference.inner_product,
+    "squared_euclidean": reference.squared_euclidean,
+    "manhattan": reference.manhattan,
+}
+CODE_LENGTHS = [32, 64, 96, 128, 160, 384, 1536, 65_536]
 DIMS = [*range(1, 67), 95, 96, 97, 127, 128, 200, 384, 768, 1536]
 
 
@@ -63,6 +68,47 @@ def test_a_sum_is_never_minus_zero() -> None:
         for function in FUNCTIONS:
             got = _core.kernel_answers(kernels, function, query, rows, False)
             assert not np.signbit(got).any()
+
+
+def bits_as_floats(rows: np.ndarray) -> np.ndarray:
+    return np.pad(rows, [(0, 0), (0, -rows.shape[1] % 64)]).view(np.float32)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_every_set_counts_differing_bits(kernels: str) -> None:
+    for length in (1, 8, 16, 24, 40, 64, 65, 100, 256, 8192):
+        rows = np.random.default_rng(length).integers(0, 256, (20, length), np.uint8)
+        expected = reference.hamming(rows[0], rows[1:])
+        for many in (False, True):
+            given_rows = bits_as_floats(rows)
+            got = _core.kernel_answers(kernels, "hamming", given_rows[0], given_rows[1:], many)
+            np.testing.assert_array_equal(got, expected)
+
+
+def code_answers(function: str, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The words of kernel_table.hpp, in Python's own integers."""
+    q = query.view(np.int8).astype(np.int64) if function == "inner_product" else query.astype(np.int64)
+    r = rows.astype(np.int64)
+    if function == "inner_product":
+        return (2**31 - (r * q).sum(1)).astype(np.uint32)
+    return ((r - q) ** 2 if function == "squared_euclidean" else np.abs(r - q)).sum(1).astype(np.uint32)
+
+
+@pytest.mark.parametrize("function", ["inner_product", "squared_euclidean", "manhattan"])
+@pytest.mark.parametrize("kernels", SETS)
+def test_every_set_compares_codes_exactly(kernels: str, function: str) -> None:
+    generator = np.random.default_rng(3)
+    for length in CODE_LENGTHS:
+        rows = generator.integers(0, 128, (11, length), np.uint8)
+        rows[1], rows[2] = 127, 0
+        queries = [generator.integers(0, 128, length, np.uint8), np.full(length, 127, np.uint8)]
+        if function == "inner_product":
+            queries += [generator.integers(-127, 128, length).astype(np.int8).view(np.uint8)]
+            queries += [np.full(length, -127, np.int8).view(np.uint8)]
+        for query in queries:
+            for count in (1, 4, 7, 11):
+                got = _core.code_answers(kernels, function, query, rows[:count])
+                np.testing.assert_array_equal(got, code_answers(function, query, rows[:count]), f"{length} codes")
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

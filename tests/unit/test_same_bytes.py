@@ -16,7 +16,7 @@ import reference
 import constann
 
 KINDS = ["exact", "forest"]
-METRICS = ["cosine", "euclidean"]
+METRICS = ["cosine", "euclidean", "manhattan", "dot"]
 
 
 def answers(index: constann.Index, queries: np.ndarray, **options: int) -> tuple[str, bytes, bytes]:
