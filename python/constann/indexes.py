@@ -213,6 +213,12 @@ class Forest(Index, _core.Forest):
     ) -> None:
         _core.Forest.__init__(self, dim, metric, trees, effort, code_bits)
 
+    @classmethod
+    def _of_annoy(cls, nodes: _core.AnnoyNodes) -> "Forest":
+        index = cls.__new__(cls)
+        _core.Forest.__init__(index, nodes=nodes)
+        return index
+
 
 class Graph(Index):
     """A navigable graph. Not built yet."""

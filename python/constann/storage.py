@@ -5,15 +5,18 @@ import hashlib
 import mmap
 import os
 import secrets
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from constann import _core
 from constann.errors import FileFormatError
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from constann.indexes import Index
 
-__all__ = ["HeaderParts", "Path", "header_parts", "read", "save"]
+__all__ = ["HeaderParts", "Path", "header_parts", "read", "save", "write_atomically"]
 
 Path = str | os.PathLike[str]
 _DIGEST_LENGTH = 32
@@ -44,13 +47,20 @@ def header_parts(index: "Index") -> HeaderParts:
 
 def save(index: "Index", path: Path) -> None:
     """Write `index` beside `path` and put it there in one step; see `Index.save`."""
-    parts = header_parts(index)
+    write_atomically(path, _contents(index, header_parts(index)))
+
+
+def write_atomically(path: Path, contents: Iterable["ReadableBuffer"]) -> None:
+    """Write the contents one after another beside `path` and put them there in one step, or leave all as it was."""
     path = os.fsdecode(path)
     unfinished = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
     try:
         # Exclusive, and with the permissions any new file of this user gets.
         with open(unfinished, "xb") as out:
-            _write(index, parts, out)
+            for content in contents:
+                with memoryview(content) as view:
+                    for start in range(0, len(view), _CHUNK):
+                        out.write(view[start : start + _CHUNK])
             out.flush()
             os.fsync(out.fileno())
         os.replace(unfinished, path)
@@ -61,13 +71,14 @@ def save(index: "Index", path: Path) -> None:
     _sync_folder(os.path.dirname(path) or ".")
 
 
-def _write(index: "Index", parts: HeaderParts, out: BinaryIO) -> None:
-    out.write(parts.encoded)
-    out.write(parts.digest)
+def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
+    """Give the bytes of an index file, in order."""
+    yield parts.encoded + parts.digest
+    end = len(parts.encoded) + _DIGEST_LENGTH
     for (_, content), offset in zip(index._contents(), parts.offsets, strict=True):
-        out.write(bytes(offset - out.tell()))
-        for start in range(0, len(content), _CHUNK):
-            out.write(content[start : start + _CHUNK])
+        yield bytes(offset - end)
+        yield content
+        end = offset + len(content)
 
 
 def _sync_folder(folder: str) -> None:

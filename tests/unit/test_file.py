@@ -225,7 +225,7 @@ def test_saving_replaces_in_one_step_and_keeps_the_old_file_on_failure(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_write", full_disk)
+        patch.setattr(storage.os, "fsync", full_disk)
         with pytest.raises(OSError, match="No space left"):
             opened.save(path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["index"]
