@@ -51,9 +51,10 @@ def examine() -> Iterator[Section]:
     yield _system()
     numpy = runner.run("numpy")
     yield _numpy(numpy, cpu)
-    yield _extension(runner)
+    extension = _extension(runner)
+    yield extension
     core = runner.run("core")
-    yield _core(core, cpu)
+    yield _core(core, cpu, explained=bool(extension.problems))
     kernels = runner.run("kernels") if core.ok else None
     yield _kernels(kernels, cpu)
     if numpy.ok and kernels and kernels.ok:
@@ -194,10 +195,13 @@ def _missing(file: str, wanted: tuple[str, ...]) -> list[str]:
     return [version for version in wanted if defined and version not in defined]
 
 
-def _core(ended: Ended, cpu: machine.Cpu) -> Section:
+def _core(ended: Ended, cpu: machine.Cpu, explained: bool) -> Section:
     if not ended.ok:
         facts = {"loads": False, "status": ended.status, "signal": ended.signal}
-        return Section("core", facts, ["does not load"], [sentences.explain_core(ended, cpu)])
+        how = ended.reason or ended.signal or ended.last_line
+        # Where the file itself has told the cause, its consequence is no second one.
+        problems = [] if explained else [sentences.explain_core(ended, cpu)]
+        return Section("core", facts, [f"does not load: {how}"], problems)
     found = ended.answer
     revisions = f"arithmetic revision {found['arithmetic_revision']}, builder revision {found['builder_revision']}"
     section = Section("core", {"loads": True, **found}, [f"loads; {found['compiler']}; {revisions}"])

@@ -7,7 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,15 +86,28 @@ def launcher() -> Launcher | None:
         command = os.fsdecode(task.read_bytes()).split("\0")[:-1]
     except OSError:
         return None
-    if not command or not Path(command[0]).name.startswith("qemu-"):
-        return None
-    own = len(sys.orig_argv)
-    if len(command) <= own or command[-own + 1 :] != sys.orig_argv[1:]:
+    found = emulator_in(command, sys.orig_argv)
+    return Launcher(found, "the emulator that runs this process") if found else None
+
+
+def emulator_in(command: Sequence[str], python: Sequence[str]) -> tuple[str, ...]:
+    """Return what stands before Python's own command line where that is QEMU, otherwise nothing.
+
+    Raises
+    ------
+    LauncherError
+        It is QEMU, and what follows is not Python's command line.
+    """
+    if not command or not Path(command[0]).name.startswith("qemu"):
+        return ()
+    before = len(command) - len(python)
+    # The program's own name may be given to it in another way.
+    if before < 1 or list(command[before + 1 :]) != list(python[1:]):
         raise LauncherError(
             f"this Python runs under {Path(command[0]).name}: its child processes would run on another CPU. Set "
             "CONSTANN_LAUNCHER to what stands before python, for example 'qemu-x86_64-static -cpu qemu64'"
         )
-    return Launcher(tuple(command[:-own]), "the emulator that runs this process")
+    return tuple(command[:before])
 
 
 def cpu() -> Cpu:

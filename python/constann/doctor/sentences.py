@@ -5,7 +5,7 @@ import re
 from constann.doctor.children import Ended
 from constann.doctor.machine import X86_64_V2, Cpu
 
-__all__ = ["explain_core", "explain_numpy", "missing_versions", "new_enough"]
+__all__ = ["explain_core", "explain_numpy", "missing_versions", "new_enough", "release"]
 
 _LEAST_NUMPY = (1, 26)
 _SPELLED = {"sse3": "SSE3", "ssse3": "SSSE3", "sse4_1": "SSE4.1", "sse4_2": "SSE4.2", "popcnt": "POPCNT"}
@@ -53,9 +53,14 @@ _NUMPY_ABI = (
 )
 
 
+def release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+
+
 def new_enough(numpy: str) -> bool:
     """Return whether this version of numpy is one that constann works with."""
-    return _release(numpy) >= _LEAST_NUMPY
+    return release(numpy) >= _LEAST_NUMPY
 
 
 def explain_numpy(ended: Ended, version: str | None, cpu: Cpu) -> str:
@@ -74,10 +79,10 @@ def explain_numpy(ended: Ended, version: str | None, cpu: Cpu) -> str:
 
 def _numpy_and_cpu(numpy: str, version: str | None, cpu: Cpu, ended: Ended) -> str:
     lacking = cpu.lacks(X86_64_V2) if cpu.architecture == "x86_64" else []
-    if version and _release(version) >= (2, 4) and lacking:
+    if version and release(version) >= (2, 4) and lacking:
         return f"{numpy} needs x86-64-v2; this CPU lacks {_spell(lacking)}: pip install 'numpy<2.4'"
     how = "died of SIGILL (illegal instruction)" if ended.signal == "SIGILL" else "refuses to run"
-    if version and _release(version) >= (2, 4) and cpu.architecture == "x86_64":
+    if version and release(version) >= (2, 4) and cpu.architecture == "x86_64":
         return (
             f"{numpy} {how}: numpy from 2.4 on needs x86-64-v2 (SSE4.2), which this process does not seem to have: "
             "pip install 'numpy<2.4'"
@@ -131,7 +136,3 @@ def _death(ended: Ended, what: str, again: str) -> str:
 
 def _spell(features: list[str]) -> str:
     return ", ".join(f"{_SPELLED[name]} ({name})" if name in _SPELLED else name for name in features)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
