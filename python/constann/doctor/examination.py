@@ -13,11 +13,11 @@ from typing import Any
 
 from constann.doctor import binaries, machine, sentences
 from constann.doctor.children import Ended, Runner
+from constann.doctor.sentences import REINSTALL
 
 __all__ = ["Section", "examine"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_REINSTALL = "python -m pip install --force-reinstall --no-deps constann"
 
 
 @dataclass
@@ -122,14 +122,14 @@ def _extension(runner: Runner) -> Section:
     try:
         binary = binaries.read(Path(spec.origin))
     except (OSError, binaries.BinaryError) as error:
-        problem = f"{spec.origin} cannot be read ({error}): {_REINSTALL}"
+        problem = f"{spec.origin} cannot be read ({error}): {REINSTALL}"
         return Section("extension", facts, [f"constann {version}: {spec.origin}"], [problem])
     facts |= {"machines": binary.machines, "needs": binary.needed, "needs_versions": binary.needed_versions}
     section = Section("extension", facts, [f"constann {version}: {spec.origin}"])
     section.lines.append(f"{binary.format} for {', '.join(binary.machines)}{_needs(binary)}")
     if (running := machine.running_machine()) not in binary.machines:
         section.problems.append(
-            f"{spec.origin} was built for {', '.join(binary.machines)}, but this Python is for {running}: {_REINSTALL}"
+            f"{spec.origin} was built for {', '.join(binary.machines)}, but this Python is for {running}: {REINSTALL}"
         )
     elif binary.needed:
         _check_libraries(section, binary, Path(spec.origin), runner)
@@ -147,11 +147,11 @@ def _no_extension() -> str:
         suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
         return (
             f"{_PACKAGE} has {', '.join(others)}, which is for another Python: this one, {this} on "
-            f"{machine.running_machine()}, loads _core{suffix}. Install with this Python: {_REINSTALL}"
+            f"{machine.running_machine()}, loads _core{suffix}. Install with this Python: {REINSTALL}"
         )
     return (
         f"{_PACKAGE} has no extension file: it is a source folder or a damaged installation. Run from elsewhere, or "
-        f"install: {_REINSTALL}"
+        f"install: {REINSTALL}"
     )
 
 
@@ -206,7 +206,7 @@ def _core(ended: Ended, cpu: machine.Cpu, explained: bool) -> Section:
     revisions = f"arithmetic revision {found['arithmetic_revision']}, builder revision {found['builder_revision']}"
     section = Section("core", {"loads": True, **found}, [f"loads; {found['compiler']}; {revisions}"])
     if found["planted_faults"]:
-        section.problems.append(f"this build has a planted fault ({found['planted_faults']}): {_REINSTALL}")
+        section.problems.append(f"this build has a planted fault ({found['planted_faults']}): {REINSTALL}")
     return section
 
 

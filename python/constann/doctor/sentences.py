@@ -5,12 +5,12 @@ import re
 from constann.doctor.children import Ended
 from constann.doctor.machine import X86_64_V2, Cpu
 
-__all__ = ["explain_core", "explain_numpy", "missing_versions", "new_enough", "release"]
+__all__ = ["REINSTALL", "explain_core", "explain_numpy", "missing_versions", "new_enough", "release"]
 
 _LEAST_NUMPY = (1, 26)
 _SPELLED = {"sse3": "SSE3", "ssse3": "SSSE3", "sse4_1": "SSE4.1", "sse4_2": "SSE4.2", "popcnt": "POPCNT"}
 _REINSTALL_NUMPY = "python -m pip install --force-reinstall --only-binary :all: numpy"
-_REINSTALL = "python -m pip install --force-reinstall --no-deps constann"
+REINSTALL = "python -m pip install --force-reinstall --no-deps constann (or the path of a wheel)"
 
 # What the loader says when a file cannot be loaded: pattern, then what it means. \1 is the pattern's group, {file}
 # the file's own words, {again} the command that installs the package anew.
@@ -96,15 +96,15 @@ def explain_core(ended: Ended, cpu: Cpu) -> str:
     if ended.signal == "SIGILL":
         return (
             f"{what} died of SIGILL (illegal instruction) on {cpu.model} ({cpu.architecture}): it was compiled for a "
-            f"newer CPU than this one. Wheels run on any CPU of their platform: {_REINSTALL}. If this is one, please "
+            f"newer CPU than this one. Wheels run on any CPU of their platform: {REINSTALL}. If this is one, please "
             "report it with this page"
         )
-    if found := re.search(r"CONSTANN_KERNELS: .*", ended.errors):
-        return f"{found[0]}; name one of these, or unset CONSTANN_KERNELS"
+    if found := re.search(r"^ValueError: (CONSTANN_KERNELS: .*)", ended.errors, re.MULTILINE):
+        return f"{found[1]}; name one of these, or unset CONSTANN_KERNELS"
     if re.search(_NUMPY_ABI, ended.errors):
         said = ended.last_line
-        return f"{what} and numpy do not fit each other ({said}): pip install -U 'numpy>=1.26', then {_REINSTALL}"
-    return _loading(ended, what, _REINSTALL) or _death(ended, what, _REINSTALL)
+        return f"{what} and numpy do not fit each other ({said}): pip install -U 'numpy>=1.26', then {REINSTALL}"
+    return _loading(ended, what, REINSTALL) or _death(ended, what, REINSTALL)
 
 
 def missing_versions(library: str, file: str, missing: list[str]) -> str:
@@ -112,7 +112,7 @@ def missing_versions(library: str, file: str, missing: list[str]) -> str:
     newer = "a newer system" if library.startswith(("libc.", "libm.", "ld-")) else f"a newer {library}"
     return (
         f"{file or library} lacks {', '.join(missing)}, which constann's extension needs: install a wheel for this "
-        f"system ({_REINSTALL}), or use {newer}"
+        f"system ({REINSTALL}), or use {newer}"
     )
 
 
