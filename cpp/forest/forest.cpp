@@ -109,7 +109,12 @@ Forest::Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> tr
 }
 
 void Forest::build_structure(unsigned threads, const Watch& watch) {
-    grow(threads, watch);
+    if (adopted_) {
+        keep(std::move(*adopted_));
+        adopted_.reset();
+    } else {
+        grow(threads, watch);
+    }
     const std::uint64_t least = wanted_code_bits_ == kCodeBits ? 1 : kRowsWorthCoding;
     if (metric() == Metric::hamming || wanted_code_bits_ == 0 || size() < least) return;
     encode_rows(threads);
@@ -139,7 +144,17 @@ void Forest::grow(unsigned threads, const Watch& watch) {
         append_tree(all, tree);
         tree = Trees();
     }
-    own_trees_ = std::move(all);
+    keep(std::move(all));
+}
+
+void Forest::adopt(Trees trees) {
+    capacity_ = annoy_capacity(metric(), dim());
+    adopted_ = std::move(trees);
+    build(1, 0, {});
+}
+
+void Forest::keep(Trees trees) {
+    own_trees_ = std::move(trees);
     trees_ = {bytes_of(own_trees_.roots),    bytes_of(own_trees_.children), bytes_of(own_trees_.bits),
               bytes_of(own_trees_.offsets),  bytes_of(own_trees_.planes),   bytes_of(own_trees_.leaf_bounds),
               bytes_of(own_trees_.leaf_rows)};
@@ -184,8 +199,8 @@ std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const
     using file::ParameterTag, file::SectionTag;
     const std::uint64_t trees = file::parameter(header, ParameterTag::trees, 1, kMaxTrees);
     const std::uint64_t effort = file::parameter(header, ParameterTag::effort, 1, UINT64_MAX);
-    const std::uint32_t capacity = leaf_capacity(header.metric, header.dim);
-    file::parameter(header, ParameterTag::leaf_capacity, capacity, capacity);
+    const std::uint64_t capacity =
+        file::parameter(header, ParameterTag::leaf_capacity, 1, annoy_capacity(header.metric, header.dim));
 
     const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, kCodeBits);
     if (bits != 0 && (bits != kCodeBits || header.metric == Metric::hamming))
@@ -193,6 +208,7 @@ std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const
                                 " bits");
 
     auto index = std::make_unique<Forest>(header.dim, header.metric, trees, effort);
+    index->capacity_ = static_cast<std::uint32_t>(capacity);
     index->open_rows(header, file, std::move(memory));
     TreesView& view = index->trees_;
     view.roots = file::section(header, file, SectionTag::tree_roots, trees * sizeof(std::uint32_t));

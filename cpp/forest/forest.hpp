@@ -78,6 +78,9 @@ class Forest final : public Index {
     Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> trees,
            std::optional<std::uint64_t> effort, std::optional<std::uint64_t> code_bits = std::nullopt);
 
+    // Builds with trees from elsewhere over the rows that were added. Their references must be sound.
+    void adopt(Trees trees);
+
     static std::unique_ptr<Forest> open(const file::Header& header, std::span<const std::byte> file,
                                         std::shared_ptr<const void> memory);
 
@@ -92,6 +95,7 @@ class Forest final : public Index {
   private:
     class Walk;
 
+    void keep(Trees trees);
     void open_codes(const file::Header& header, std::span<const std::byte> file);
     void grow(unsigned threads, const Watch& watch);
     void encode_rows(unsigned threads);
@@ -111,6 +115,7 @@ class Forest final : public Index {
     std::uint64_t tree_count_;
     std::uint64_t effort_;
     std::optional<std::uint64_t> wanted_code_bits_;
+    std::optional<Trees> adopted_;
     Trees own_trees_;
     TreesView trees_;
     Bytes own_codes_;

@@ -6,76 +6,25 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "annoy/nodes.hpp"
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
 #include "kernels/cpu_features.hpp"
 #include "kernels/dispatch.hpp"
 #include "kernels/floating_point.hpp"
+#include "python/annoy_module.hpp"
 #include "python/arrays.hpp"
+#include "python/calls.hpp"
 
 namespace py = pybind11;
 
 namespace constann::python {
 namespace {
-
-Metric metric_of(const std::string& name) {
-    if (const auto metric = metric_named(name)) return *metric;
-    throw py::value_error("there is no metric '" + name +
-                          "': use 'cosine', 'euclidean', 'manhattan', 'dot' or 'hamming'");
-}
-
-std::uint32_t dim_of(const py::object& dim) {
-    return static_cast<std::uint32_t>(unsigned_of(dim, "dim", 1, kMaxDim));
-}
-
-// None means the CPUs this process may use, which the package knows (processors.py).
-unsigned threads_of(const py::object& threads) {
-    const std::uint64_t wanted =
-        threads.is_none() ? unsigned_of(py::module_::import("constann.processors").attr("available")(),
-                                        "available processors", 1)
-                          : unsigned_of(threads, "threads", 1);
-    return static_cast<unsigned>(std::min<std::uint64_t>(wanted, 4096));
-}
-
-// Thrown by a watch while the interpreter ends: nothing may touch Python from then on.
-struct InterpreterEnds {};
-
-bool interpreter_ends() {
-#if PY_VERSION_HEX >= 0x030d0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-}
-
-// Looks for Ctrl-C, and tells `progress` (a callable or None) how far the work is.
-Watch watch_for(const py::object& progress) {
-    return [callback = py::handle(progress)](std::uint64_t done, std::uint64_t total) {
-        if (interpreter_ends()) throw InterpreterEnds();
-        const py::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!callback.is_none()) callback(done, total);
-    };
-}
-
-// Runs `work` without the GIL. In a daemon thread that the interpreter has left behind, it never returns: to
-// take the GIL then would end the whole process.
-template <class Work>
-void without_gil(Work&& work) {
-    const py::gil_scoped_release release;
-    try {
-        work();
-    } catch (const InterpreterEnds&) {
-        for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
-}
 
 void add(Index& index, const py::object& vectors, const py::object& ids) {
     const Array rows = rows_of(vectors, "vectors", false);
@@ -215,26 +164,6 @@ py::tuple encode_header(const Index& index, const std::vector<std::string>& dige
     const std::vector<std::byte> bytes = file::encode(header);
     return py::make_tuple(offsets, py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
-
-// A buffer's bytes, which must lie one after another; held until this is destroyed, on any thread.
-class Bytes {
-  public:
-    explicit Bytes(const py::object& object) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
-    }
-    ~Bytes() {
-        const py::gil_scoped_acquire gil;
-        PyBuffer_Release(&view_);
-    }
-    Bytes(const Bytes&) = delete;
-    Bytes& operator=(const Bytes&) = delete;
-    std::span<const std::byte> span() const {
-        return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
-    }
-
-  private:
-    Py_buffer view_{};
-};
 
 // The header's length, and (name, offset, length, digest) of each section.
 py::tuple inspect(const py::object& buffer) {
@@ -419,6 +348,7 @@ void bind_indexes(py::module_& module) {
              }),
              py::arg("dim"), py::arg("metric"), py::arg("trees"), py::arg("effort"), py::arg("code_bits"))
         .def(py::init(&open_kind<Forest>), py::arg("buffer"))
+        .def(py::init([](const annoy::Nodes& nodes) { return nodes.to_forest(); }), py::arg("nodes"))
         .def_property_readonly("trees", &Forest::trees, "Number of trees.")
         .def_property_readonly("effort", &Forest::effort, "Candidates a search gathers by default.")
         .def_property_readonly("code_bits", &Forest::code_bits,
@@ -442,4 +372,5 @@ PYBIND11_MODULE(_core, module) {
     module.attr("planted_faults") = CONSTANN_PLANTED_FAULTS;
     python::bind_kernels(module);
     python::bind_indexes(module);
+    python::bind_annoy(module);
 }

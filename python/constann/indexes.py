@@ -1,9 +1,11 @@
 """The kinds of index as users meet them. The core computes; here an index only learns to be saved and identified."""
 
+import operator
 import os
+import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -73,13 +75,14 @@ class Index(_core.Index):
         """
         self._build(threads, seed, _print_progress if progress is True else progress or None)
 
-    def save(self, path: storage.Path) -> None:
+    def save(self, path: storage.Path | BinaryIO) -> None:
         """Write the index to a file, atomically: a crash leaves the old file whole, or none.
 
         Parameters
         ----------
-        path : str or path-like
-            Where to; what is there is replaced, and processes that have it open keep the old one.
+        path : str, path-like or binary file object
+            Where to; what is there is replaced, and processes that have it open keep the old one. Into an open
+            file it is written as it comes.
 
         Raises
         ------
@@ -89,6 +92,23 @@ class Index(_core.Index):
             The file cannot be written.
         """
         storage.save(self, path)
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes that `save` writes; `constann.open` takes them.
+
+        Raises
+        ------
+        ValueError
+            The index is not built.
+        """
+        return bytes(storage.to_bytes(self))
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple[Any, ...]:
+        # The file's bytes, beside the pickle where the caller takes such buffers (PEP 574).
+        whole = storage.to_bytes(self)
+        if operator.index(protocol) >= 5:
+            return open_index, (pickle.PickleBuffer(whole),)
+        return open_index, (bytes(whole),)
 
     @property
     def fingerprint(self) -> str:
@@ -215,6 +235,12 @@ class Forest(Index, _core.Forest):
     ) -> None:
         _core.Forest.__init__(self, dim, metric, trees, effort, code_bits)
 
+    @classmethod
+    def _of_annoy(cls, nodes: _core.AnnoyNodes) -> "Forest":
+        index = cls.__new__(cls)
+        _core.Forest.__init__(index, nodes=nodes)
+        return index
+
 
 class Graph(Index):
     """A navigable graph. Not built yet."""
@@ -277,17 +303,23 @@ def build(
     return index
 
 
-def open_index(path: storage.Path, verify: bool = False) -> Index:
-    """Open an index file by mapping it: at once, and shared with every process that maps it.
+def open_index(
+    source: storage.Source, verify: bool = False, memory: Literal["map", "warm", "copy", "lock"] = "map"
+) -> Index:
+    """Open an index: a file by mapping it, at once and shared with every process that maps it.
 
-    Never change such a file in place; `Index.save` replaces it.
+    Never change such a file in place; `Index.save` replaces it. docs/memory.md says which mode serves when.
 
     Parameters
     ----------
-    path : str or path-like
-        The file.
+    source : str, path-like, bytes-like or binary file object
+        The file; or its bytes, which are searched where they lie; or an open file, which is read to its end.
     verify : bool
         Read and check every byte first. Without it the header is checked, and the rest as it is searched.
+    memory : {"map", "warm", "copy", "lock"}
+        For a path. map: pages are read as searches need them. warm: all are read now, so that the first searches are
+        fast. copy: a copy of this process's own, which no change of the file reaches. lock: mapped, and kept in
+        memory whatever else needs it.
 
     Returns
     -------
@@ -299,12 +331,16 @@ def open_index(path: storage.Path, verify: bool = False) -> Index:
     FileFormatError
         It is no index, is truncated or damaged, or needs another version.
     OSError
-        It cannot be opened (FileNotFoundError where it does not exist).
+        It cannot be opened (FileNotFoundError where it does not exist), or may not be locked in memory.
+    ValueError
+        There is no such memory mode.
     """
     try:
-        return from_buffer(*storage.read(path, verify))
+        return from_buffer(*storage.read(source, verify, memory))
     except FileFormatError as error:
-        raise FileFormatError(f"{os.fspath(path)}: {error}") from None
+        if not isinstance(source, (str, os.PathLike)):
+            raise
+        raise FileFormatError(f"{os.fspath(source)}: {error}") from None
 
 
 def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> Index:

@@ -1,21 +1,39 @@
 """Index files: opening by mmap, digests, atomic saving. No number of an index is computed or changed here."""
 
 import contextlib
+import ctypes
 import hashlib
 import mmap
 import os
 import secrets
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, Union
+
+import numpy as np
 
 from constann import _core
 from constann.errors import FileFormatError
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
     from constann.indexes import Index
 
-__all__ = ["HeaderParts", "Path", "header_parts", "read", "save"]
+__all__ = [
+    "MEMORY_MODES",
+    "HeaderParts",
+    "Path",
+    "Source",
+    "header_parts",
+    "read",
+    "save",
+    "to_bytes",
+    "write_atomically",
+]
 
 Path = str | os.PathLike[str]
+Source: TypeAlias = Union[Path, "ReadableBuffer", BinaryIO]
+MEMORY_MODES = ("map", "warm", "copy", "lock")
 _DIGEST_LENGTH = 32
 _CHUNK = 1 << 24
 
@@ -42,15 +60,38 @@ def header_parts(index: "Index") -> HeaderParts:
     return index._parts
 
 
-def save(index: "Index", path: Path) -> None:
-    """Write `index` beside `path` and put it there in one step; see `Index.save`."""
-    parts = header_parts(index)
+def save(index: "Index", target: Path | BinaryIO) -> None:
+    """Write `index` beside a path and put it there in one step, or into an open file; see `Index.save`."""
+    contents = _contents(index, header_parts(index))
+    if isinstance(target, (str, os.PathLike)):
+        write_atomically(target, contents)
+    else:
+        _write_all(target, contents)
+
+
+def to_bytes(index: "Index") -> bytearray:
+    """Return what the file of `index` holds."""
+    whole = bytearray()
+    for content in _contents(index, header_parts(index)):
+        whole += content
+    return whole
+
+
+def _write_all(out: BinaryIO, contents: Iterable["ReadableBuffer"]) -> None:
+    for content in contents:
+        with memoryview(content) as view:
+            for start in range(0, len(view), _CHUNK):
+                out.write(view[start : start + _CHUNK])
+
+
+def write_atomically(path: Path, contents: Iterable["ReadableBuffer"]) -> None:
+    """Write the contents one after another beside `path` and put them there in one step, or leave all as it was."""
     path = os.fsdecode(path)
     unfinished = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
     try:
         # Exclusive, and with the permissions any new file of this user gets.
         with open(unfinished, "xb") as out:
-            _write(index, parts, out)
+            _write_all(out, contents)
             out.flush()
             os.fsync(out.fileno())
         os.replace(unfinished, path)
@@ -61,13 +102,14 @@ def save(index: "Index", path: Path) -> None:
     _sync_folder(os.path.dirname(path) or ".")
 
 
-def _write(index: "Index", parts: HeaderParts, out: BinaryIO) -> None:
-    out.write(parts.encoded)
-    out.write(parts.digest)
+def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
+    """Give the bytes of an index file, in order."""
+    yield parts.encoded + parts.digest
+    end = len(parts.encoded) + _DIGEST_LENGTH
     for (_, content), offset in zip(index._contents(), parts.offsets, strict=True):
-        out.write(bytes(offset - out.tell()))
-        for start in range(0, len(content), _CHUNK):
-            out.write(content[start : start + _CHUNK])
+        yield bytes(offset - end)
+        yield content
+        end = offset + len(content)
 
 
 def _sync_folder(folder: str) -> None:
@@ -80,40 +122,104 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def read(path: Path, verify: bool) -> tuple[str, mmap.mmap, HeaderParts]:
-    """Map an index file and check its header, or with `verify` all of it; return its kind, bytes and header.
+def read(source: Source, verify: bool, memory: str) -> tuple[str, "ReadableBuffer", HeaderParts]:
+    """Get the bytes of an index file and check its header, or with `verify` all; return its kind, bytes and header.
 
     Raises
     ------
-    FileFormatError, OSError
+    FileFormatError, OSError, ValueError
         As `constann.open`.
     """
-    with open(path, "rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise FileFormatError("the file is empty")
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    kind, parts = _checked_header(mapped)
-    if verify:
-        _verify_sections(mapped, parts)
-    return kind, mapped, parts
+    if memory not in MEMORY_MODES:
+        raise ValueError(f"there is no memory mode {memory!r}: use {', '.join(map(repr, MEMORY_MODES))}")
+    content = _content(source, memory)
+    length, kind, sections = _core.inspect(content)
+    with memoryview(content) as view:
+        encoded, digest = bytes(view[:length]), bytes(view[length : length + _DIGEST_LENGTH])
+        if hashlib.sha256(encoded).digest() != digest:
+            raise FileFormatError("the header is damaged: its SHA-256 does not fit")
+        if verify:
+            _verify_sections(view, length + _DIGEST_LENGTH, sections)
+    return kind, content, HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections])
 
 
-def _checked_header(mapped: mmap.mmap) -> tuple[str, HeaderParts]:
-    length, kind, sections = _core.inspect(mapped)
-    encoded, digest = mapped[:length], mapped[length : length + _DIGEST_LENGTH]
-    if hashlib.sha256(encoded).digest() != digest:
-        raise FileFormatError("the header is damaged: its SHA-256 does not fit")
-    return kind, HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections])
+def _content(source: Source, memory: str) -> "ReadableBuffer":
+    if isinstance(source, (str, os.PathLike)):
+        with open(source, "rb") as file:
+            return _file_content(file, memory)
+    if hasattr(source, "read"):
+        return _not_empty(source.read())
+    with memoryview(source) as view:
+        if not view.c_contiguous:
+            raise ValueError("the bytes of an index must lie one after another")
+    return source
 
 
-def _verify_sections(mapped: mmap.mmap, parts: HeaderParts) -> None:
-    _, _, sections = _core.inspect(mapped)
-    end = len(parts.encoded) + _DIGEST_LENGTH
+def _not_empty(content: bytes) -> bytes:
+    if not content:
+        raise FileFormatError("the file is empty")
+    return content
+
+
+def _file_content(file: BinaryIO, memory: str) -> "ReadableBuffer":
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise FileFormatError("the file is empty")
+    if memory == "copy":
+        return _copy(file, size)
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if memory == "warm":
+        _touch_every_page(mapped)
+    elif memory == "lock":
+        _lock(mapped)
+    return mapped
+
+
+def _copy(file: BinaryIO, size: int) -> mmap.mmap:
+    """Read the file into memory of this process alone, in huge pages where the system has them."""
+    copy = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # it only makes searches faster
+            copy.madvise(mmap.MADV_HUGEPAGE)
+    with memoryview(copy) as view:
+        done = 0
+        while done < size:
+            read = file.readinto(view[done : done + _CHUNK])  # type: ignore[attr-defined]
+            if not read:
+                raise FileFormatError(f"the file ended after {done} of {size} bytes while it was read")
+            done += read
+    return copy
+
+
+def _touch_every_page(mapped: mmap.mmap) -> None:
+    if hasattr(mmap, "MADV_WILLNEED"):
+        mapped.madvise(mmap.MADV_WILLNEED)
     with memoryview(mapped) as view:
-        for name, offset, length, digest in sections:
-            if any(view[end:offset]):
-                raise FileFormatError(f"the padding before section {name} is not zero")
-            with view[offset : offset + length] as content:
-                if hashlib.sha256(content).digest() != digest:
-                    raise FileFormatError(f"section {name} is damaged: its SHA-256 does not fit")
-            end = offset + length
+        for start in range(0, len(view), _CHUNK):
+            bytes(view[start : start + _CHUNK : mmap.PAGESIZE])
+
+
+def _lock(mapped: mmap.mmap) -> None:
+    """Keep the pages in memory until the mapping ends, which frees them."""
+    address = np.frombuffer(mapped, np.uint8).ctypes.data
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.mlock(ctypes.c_void_p(address), ctypes.c_size_t(len(mapped))) == 0:
+        return
+    import resource  # noqa: PLC0415 - only where it can be needed
+
+    error, limit = ctypes.get_errno(), resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    raise OSError(
+        error,
+        f"{os.strerror(error)}: the system refuses to lock {len(mapped)} bytes in memory, this process may lock "
+        f"{limit} (RLIMIT_MEMLOCK): raise it with `ulimit -l` or LimitMEMLOCK=, or open with memory='warm'",
+    )
+
+
+def _verify_sections(view: memoryview, end: int, sections: list[tuple[str, int, int, bytes]]) -> None:
+    for name, offset, length, digest in sections:
+        if any(view[end:offset]):
+            raise FileFormatError(f"the padding before section {name} is not zero")
+        with view[offset : offset + length] as content:
+            if hashlib.sha256(content).digest() != digest:
+                raise FileFormatError(f"section {name} is damaged: its SHA-256 does not fit")
+        end = offset + length
