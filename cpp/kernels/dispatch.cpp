@@ -47,18 +47,6 @@ constexpr Implementation kImplementations[] = {
 
 constinit std::atomic<const KernelTable*> in_use{nullptr};
 
-// The first required feature that this CPU lacks, or an empty text.
-std::string missing_feature(const Implementation& implementation) {
-    const std::vector<std::string> have = cpu_features();
-    std::string_view rest = implementation.requires_features;
-    while (!rest.empty()) {
-        const std::string_view one = rest.substr(0, rest.find(' '));
-        if (std::find(have.begin(), have.end(), one) == have.end()) return std::string(one);
-        rest.remove_prefix(std::min(rest.size(), one.size() + 1));
-    }
-    return {};
-}
-
 std::string names_that_run() {
     std::string names;
     for (const Implementation& implementation : kImplementations) {
@@ -80,6 +68,17 @@ const KernelTable* fastest() {
 
 std::span<const Implementation> implementations() noexcept {
     return kImplementations;
+}
+
+std::string missing_feature(const Implementation& implementation) {
+    const std::vector<std::string> have = cpu_features();
+    std::string_view rest = implementation.requires_features;
+    while (!rest.empty()) {
+        const std::string_view one = rest.substr(0, rest.find(' '));
+        if (std::find(have.begin(), have.end(), one) == have.end()) return std::string(one);
+        rest.remove_prefix(std::min(rest.size(), one.size() + 1));
+    }
+    return {};
 }
 
 bool supported(const Implementation& implementation) {

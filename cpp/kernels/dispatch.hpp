@@ -3,6 +3,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "kernels/kernel_table.hpp"
@@ -17,6 +18,9 @@ struct Implementation {
 
 // All that were compiled in, from the plainest to the fastest.
 std::span<const Implementation> implementations() noexcept;
+
+// The first required feature that this CPU lacks, or an empty text.
+std::string missing_feature(const Implementation& implementation);
 
 bool supported(const Implementation& implementation);
 

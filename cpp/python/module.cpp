@@ -189,12 +189,11 @@ std::unique_ptr<Kind> open_kind(const py::object& buffer) {
     return std::unique_ptr<Kind>(static_cast<Kind*>(index.release()));
 }
 
+// Every kernel set: its name, what it is, and the first feature it needs that this CPU lacks (or "").
 py::list implementations() {
     py::list all;
-    for (const kernels::Implementation& implementation : kernels::implementations()) {
-        if (kernels::supported(implementation)) {
-            all.append(py::make_tuple(implementation.table->name, implementation.description));
-        }
+    for (const kernels::Implementation& each : kernels::implementations()) {
+        all.append(py::make_tuple(each.table->name, each.description, kernels::missing_feature(each)));
     }
     return all;
 }

@@ -1,22 +1,47 @@
 """Constann: approximate nearest neighbours, the same ones on every machine.
 
-This file only gathers the public names; what they do stands in the modules they come from.
+This file only gathers the public names; what they do stands in the modules they come from. It must import neither numpy
+nor the extension: each name is found when it is first used, so that `constann doctor` starts where those two cannot.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from constann import kernels
-from constann.errors import FileFormatError
-from constann.indexes import Exact, Forest, Graph, Index, build
-from constann.indexes import open_index as open
+if TYPE_CHECKING:
+    from constann import kernels
+    from constann.errors import FileFormatError
+    from constann.indexes import Exact, Forest, Graph, Index, build
+    from constann.indexes import open_index as open
+
+    __version__: str
 
 __all__ = ["Exact", "FileFormatError", "Forest", "Graph", "Index", "__version__", "build", "kernels", "open"]
 
+# Where each name stands: its module, and what it is called there.
+_PLACES = {
+    "Exact": ("constann.indexes", "Exact"),
+    "FileFormatError": ("constann.errors", "FileFormatError"),
+    "Forest": ("constann.indexes", "Forest"),
+    "Graph": ("constann.indexes", "Graph"),
+    "Index": ("constann.indexes", "Index"),
+    "build": ("constann.indexes", "build"),
+    "open": ("constann.indexes", "open_index"),
+}
+
 
 def __getattr__(name: str) -> Any:
-    # Read when asked for: finding a package's metadata takes longer than importing this one.
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415
+    if name in _PLACES:
+        module, attribute = _PLACES[name]
+        value = getattr(import_module(module), attribute)
+    elif name == "kernels":
+        value = import_module("constann.kernels")
+    elif name == "__version__":
+        value = import_module("importlib.metadata").version("constann")
+    else:
+        raise AttributeError(f"module 'constann' has no attribute {name!r}")
+    globals()[name] = value  # so that Python asks once
+    return value
 
-        return version("constann")
-    raise AttributeError(f"module 'constann' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
-from constann import _core, storage
+# kernels is imported for what it does: no index is built or searched before CONSTANN_KERNELS was obeyed.
+from constann import _core, kernels, storage  # noqa: F401
 from constann.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Exact", "Forest", "Graph", "Index", "build", "open_index"]
 
 Metric = Literal["cosine", "euclidean", "manhattan", "dot", "hamming"]
+Kind = Literal["exact", "forest", "graph"]
 Ids = npt.ArrayLike | Sequence[str]
 
 
@@ -253,7 +255,7 @@ _KINDS: dict[str, Callable[[int, Metric], Index]] = {"exact": Exact, "forest": F
 def build(
     vectors: npt.ArrayLike,
     metric: Metric = "cosine",
-    kind: Literal["exact", "forest", "graph"] | None = None,
+    kind: Kind | None = None,
     *,
     ids: Ids | None = None,
     dim: int | None = None,

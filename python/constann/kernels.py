@@ -21,7 +21,7 @@ class Implementation(NamedTuple):
 
 def available() -> list[Implementation]:
     """List the kernel sets this CPU can run, from the plainest to the fastest."""
-    return [Implementation(name, description) for name, description in _core.kernel_implementations()]
+    return [Implementation(name, what) for name, what, lacking in _core.kernel_implementations() if not lacking]
 
 
 def current() -> str:

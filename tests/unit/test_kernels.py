@@ -127,8 +127,9 @@ def test_the_environment_forces_a_set() -> None:
         assert run.stdout.strip() == kernels, run.stderr
 
 
-def test_an_unknown_set_is_an_error_that_lists_those_there_are() -> None:
-    run = run_python("import constann", CONSTANN_KERNELS="avx1024")
+@pytest.mark.parametrize("use", ["constann.kernels", "constann.build", "constann.Forest", "from constann import open"])
+def test_an_unknown_set_is_an_error_at_first_use_that_lists_those_there_are(use: str) -> None:
+    run = run_python(f"import constann; {use}", CONSTANN_KERNELS="avx1024")
     assert run.returncode != 0
     assert "CONSTANN_KERNELS: there are no kernels named 'avx1024'" in run.stderr
     assert ", ".join(SETS) in run.stderr
