@@ -1,0 +1,157 @@
+"""The commands do what their help says, in scripts too: exit statuses, JSON, pipes, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import constann
+from constann.command_line import main
+
+ROWS = np.random.default_rng(0).standard_normal((2000, 8)).astype(np.float32)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    np.save(tmp_path / "rows.npy", ROWS)
+    np.save(tmp_path / "queries.npy", ROWS[:5])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> int:
+    return main(arguments)
+
+
+def test_build_and_query_are_the_library(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("build", "rows.npy", "a.constann", "--seed", "5", "--quiet", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    index = constann.build(ROWS, kind="forest", seed=5)
+    assert answer["fingerprint"] == index.fingerprint and answer["rows"] == 2000
+    assert run("query", "a.constann", "queries.npy", "-k", "3", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    ids, distances = index.search(ROWS[:5], 3)
+    assert found == {"ids": ids.tolist(), "distances": distances.tolist()}
+    for out in ("a.npz", "a.ivecs", "a.tsv"):
+        assert run("query", "a.constann", "queries.npy", "--out", out) == 0
+    with np.load("a.npz") as kept:
+        np.testing.assert_array_equal(kept["ids"], index.search(ROWS[:5])[0])
+    assert np.fromfile("a.ivecs", "<i4").reshape(5, 11)[:, 1:].tolist() == index.search(ROWS[:5])[0].tolist()
+    assert (folder / "a.tsv").read_text().splitlines()[0].startswith("0\t0\t0.0")
+
+
+def test_ids_and_filters_come_from_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "names").write_text("".join(f"row {i}\n" for i in range(2000)))
+    (folder / "few").write_text("row 7\nrow 9\n")
+    assert run("build", "rows.npy", "a", "--kind", "exact", "--ids", "names", "-q") == 0
+    capsys.readouterr()
+    assert run("query", "a", "queries.npy", "--allowed", "few", "--json") == 0
+    assert {*json.loads(capsys.readouterr().out)["ids"][0]} == {"row 7", "row 9", None}
+    assert run("build", "rows.npy", "b", "-q") == 0
+    (folder / "numbers").write_text("0\n1\n")
+    capsys.readouterr()
+    assert run("query", "b", "queries.npy", "-k", "2", "--allowed", "numbers", "--exclude", "numbers", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["distances"][0] == [None, None]
+    assert run("query", "b", "queries.npy", "--allowed", "few") == 2
+    assert "the index has integer ids" in capsys.readouterr().err
+
+
+def test_verify_names_what_is_damaged_and_says_no(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("build", "rows.npy", "a", "-q") == run("build", "rows.npy", "b", "-q") == 0
+    content = bytearray((folder / "b").read_bytes())
+    content[-1] ^= 1
+    (folder / "b").write_bytes(content)
+    capsys.readouterr()
+    assert run("verify", "a") == 0
+    assert run("verify", "a", "b") == 1
+    out = capsys.readouterr().out
+    assert "a: whole" in out and "b: section plane_codes is damaged" in out
+    assert run("verify", "a", "b", "--json") == 1
+    assert json.loads(capsys.readouterr().out)["whole"] is False
+
+
+def test_info_and_bench_tell_what_there_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "rows.npy", "a", "--trees", "4", "-q")
+    capsys.readouterr()
+    assert run("info", "a", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["kind"], answer["trees"], answer["dim"], answer["ids"]) == ("forest", 4, 8, "row numbers")
+    assert sum(answer["sections"].values()) < answer["bytes"]
+    assert run("info", "a") == 0 and "trees               4" in capsys.readouterr().out
+    assert run("bench", "a", "queries.npy", "--efforts", "0.01,100", "--json") == 0
+    low, high = json.loads(capsys.readouterr().out)["measured"]
+    assert low["recall"] <= high["recall"] == 1.0 and high["queries a second"] > 0
+
+
+def test_convert_goes_both_ways(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "rows.npy", "a.constann", "--metric", "euclidean", "-q")
+    assert run("convert", "a.constann", "a.ann") == 0
+    assert run("convert", "a.ann", "b.constann", "--dim", "8", "--metric", "euclidean") == 0
+    assert constann.open("b.constann").search(ROWS[:5], 1)[0][:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert run("convert", "a.ann", "c.constann") == 2
+    assert "give --dim and --metric" in capsys.readouterr().err
+    assert run("convert", "a.ann", "c.constann", "--dim", "9", "--metric", "euclidean") == 1
+    assert "no multiple of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["build", "nowhere.npy", "a"], 3, "No such file"),
+        (["build", "rows.npy", "/nowhere/a"], 3, "No such file"),
+        (["build", "rows.txt", "a"], 2, "vectors come as .npy"),
+        (["build", "rows.npy", "a", "--kind", "exact", "--trees", "3"], 2, "are a forest's"),
+        (["build", "rows.npy", "a", "--metric", "cosinus"], 2, "is not one of"),
+        (["query", "rows.npy", "rows.npy"], 1, "this is not a Constann index"),
+        (["query", "rows.npy", "rows.npy", "--out", "a.csv"], 2, "--out takes"),
+        (["nonsense"], 2, "No such command"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence_and_a_status(
+    arguments: list[str], status: int, message: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*arguments) == status
+    error = capsys.readouterr().err
+    assert message in error and "Error: " in error and "Traceback" not in error
+
+
+def constann_process(*arguments: str, **options: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "constann", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_progress_in_a_pipe_is_plain_lines(folder: Path) -> None:
+    process = constann_process("build", "rows.npy", "a", "--trees", "20")
+    out, error = process.communicate()
+    assert process.returncode == 0 and "\x1b" not in out + error and "\r" not in error
+    assert "reading: 2000 of 2000" in error and out.startswith("a: 2000 rows")
+
+
+def test_ctrl_c_leaves_no_file(folder: Path) -> None:
+    np.save("many.npy", np.tile(ROWS, (200, 1)))
+    process = constann_process("build", "many.npy", "a", "--trees", "500")
+    assert process.stderr is not None
+    assert "reading" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate()
+    assert process.returncode == 130 and "Interrupted." in error
+    assert sorted(os.listdir()) == ["many.npy", "queries.npy", "rows.npy"]
+
+
+def test_a_closed_pipe_is_no_error(folder: Path) -> None:
+    run("build", "rows.npy", "a", "-q")
+    line = f"{sys.executable} -m constann query a rows.npy | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, check=False)
+    assert done.stderr == "" and done.stdout.startswith("0\t0\t")
+
+
+@pytest.mark.parametrize("command", ["build", "query", "info", "verify", "convert", "bench"])
+def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    out = capsys.readouterr().out
+    assert "Usage: constann " + command in out and "Exit status: 0 well" in out
