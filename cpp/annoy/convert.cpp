@@ -89,6 +89,7 @@ class Nodes::Writer {
         const std::uint64_t all = trees_.leaf_rows.size() / sizeof(std::uint32_t);
         if (begin > end || end > all) damaged("a leaf lies outside its section");
         if (end - begin > all - rows_taken_) damaged("its leaves overlap");
+        if (end - begin > n_.layout_.capacity) damaged("a leaf holds more rows than it has room for");
         rows_taken_ += end - begin;
         std::vector<std::uint32_t> rows;
         for (std::uint64_t i = begin; i < end; ++i) {

@@ -1,0 +1,215 @@
+// Opens any bytes as an index file and as an Annoy file and searches them: must end in an answer or a
+// FormatError, never a crash, a hang or a read out of bounds. With clang it is a libFuzzer target; with
+// CONSTANN_FUZZ_MAIN it mutates the files it is given by itself, the same way each time:
+//
+// fuzz_index FIRST COUNT FILE...
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "annoy/nodes.hpp"
+#include "core/index.hpp"
+#include "core/random.hpp"
+#include "kernels/floating_point.hpp"
+
+namespace {
+
+using constann::Index, constann::Matrix, constann::Metric;
+using Content = std::vector<std::byte>;
+
+constexpr std::uint64_t kSearchedRows = 1 << 16;  // a header may promise any number; more only takes longer
+
+Matrix rows_of(const std::vector<float>& values, Metric metric, std::uint32_t dim) {
+    const bool bits = metric == Metric::hamming;
+    const std::uint64_t columns = constann::columns_of(metric, dim);
+    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
+    return {reinterpret_cast<const std::byte*>(values.data()),
+            bits ? constann::ElementType::uint8 : constann::ElementType::float32,
+            2,
+            columns,
+            static_cast<std::ptrdiff_t>(columns) * element,
+            element};
+}
+
+void search(const Index& index) {
+    std::vector<float> queries(2 * index.dim(), 0.0f);
+    if (index.metric() != Metric::hamming) {
+        for (std::size_t i = 0; i < queries.size(); ++i) queries[i] = static_cast<float>(i % 5) - 2.0f;
+    }
+    const Matrix matrix = rows_of(queries, index.metric(), index.dim());
+    const std::vector<std::uint8_t> mask(index.size(), 1);
+    for (const std::size_t k : {std::size_t{1}, std::size_t{40}}) {
+        std::vector<std::int64_t> ids(2 * k);
+        std::vector<float> distances(2 * k);
+        constann::SearchRequest request{matrix, k, std::nullopt, 1};
+        index.search(request, {}, ids, distances);
+        request.allowed = std::span<const std::uint8_t>(mask);
+        request.exclude = std::span<const std::int64_t>(ids);
+        index.search(request, {}, ids, distances);
+    }
+}
+
+void look_up(const Index& index) {
+    const constann::Ids& ids = index.ids();
+    for (const std::int64_t id : {std::int64_t{0}, std::int64_t{-7}, ids.id_of(0)})
+        ids.row_of(id, index.size());
+    if (ids.kind() != constann::file::IdKind::strings) return;
+    for (std::uint64_t row = 0; row < index.size(); ++row) ids.row_of(ids.label_of(row), index.size());
+}
+
+// `part` is run; what it refuses is refused.
+template <class Part>
+void attempt(const Part& part) {
+    try {
+        part();
+    } catch (const constann::file::FormatError&) {
+    } catch (const std::invalid_argument&) {
+    }
+}
+
+// Annoy's items take memory up to the largest.
+bool few_items(const Index& index) {
+    for (std::uint64_t row = 0; row < index.size(); ++row) {
+        if (index.ids().id_of(static_cast<std::uint32_t>(row)) > 100'000) return false;
+    }
+    return true;
+}
+
+void try_index(std::span<const std::byte> bytes) {
+    attempt([&] {
+        const std::unique_ptr<Index> index = constann::open(bytes, nullptr);
+        if (index->size() > kSearchedRows) return;
+        attempt([&] { look_up(*index); });
+        attempt([&] { search(*index); });
+        attempt([&] {
+            const auto* forest = dynamic_cast<const constann::Forest*>(index.get());
+            if (forest != nullptr && few_items(*forest)) constann::annoy::Nodes::from_forest(*forest);
+        });
+    });
+}
+
+void try_annoy(Metric metric, std::span<const std::byte> bytes) {
+    constexpr std::uint32_t kDim = 5;
+    attempt([&] {
+        const constann::annoy::Nodes nodes(metric, kDim, bytes, std::make_shared<int>());
+        std::vector<std::byte> query(metric == Metric::hamming ? 8 : kDim * sizeof(float), std::byte{0x3f});
+        constann::kernels::with_canonical_floating_point([&] {
+            attempt([&] {
+                constann::annoy::Items found;
+                std::vector<float> distances;
+                nodes.search(query, 10, 10'000, found, distances);
+            });
+            attempt([&] { search(*nodes.to_forest()); });
+        });
+    });
+}
+
+// The first byte says what the rest is taken for: 0 an index, 1 to 5 Annoy's with that metric.
+void try_input(std::span<const std::byte> input) {
+    if (input.empty()) return;
+    // A copy of exactly this length, so that one byte beyond it is seen.
+    const Content content(input.begin() + 1, input.end());
+    const auto what = static_cast<std::uint32_t>(input[0]) % 6;
+    if (what == 0) {
+        try_index(content);
+    } else {
+        try_annoy(static_cast<Metric>(what), content);
+    }
+#if defined(CONSTANN_PLANT_OVERREAD)  // a negative control: the sanitizer must find this
+    if (!content.empty() && content.back() == std::byte{0}) {
+        const volatile std::byte* beyond = content.data() + content.size();
+        std::printf("%d", static_cast<int>(*beyond));
+    }
+#endif
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    try_input(std::as_bytes(std::span(data, size)));
+    return 0;
+}
+
+#if defined(CONSTANN_FUZZ_MAIN)
+namespace {
+
+// Flips, numbers at aligned places (references and lengths lie there), cuts, splices and random bytes.
+Content mutated(const std::vector<Content>& files, std::uint64_t number) {
+    constann::Random random(0, number);
+    Content content = files[random.below(files.size())];
+    const std::uint32_t changes = 1 + random.below(4);
+    for (std::uint32_t i = 0; i < changes && content.size() > 1; ++i) {
+        const std::size_t place = 1 + random.below(content.size() - 1);
+        switch (random.below(6)) {
+            case 0:
+                content[place] ^= static_cast<std::byte>(1u << random.below(8));
+                break;
+            case 1: {
+                const std::uint64_t interesting[] = {0,          1,          0x7fffffff, 0x80000000,
+                                                     0xffffffff, 0x7f800000, 0x7fc00000};
+                std::uint64_t value = interesting[random.below(7)];
+                if (random.below(2) != 0) value = random.below(64);
+                const std::size_t at = 1 + (place - 1) / 4 * 4;
+                std::memcpy(&content[at], &value,
+                            std::min<std::size_t>(random.below(2) != 0 ? 8 : 4, content.size() - at));
+                break;
+            }
+            case 2:
+                if (random.below(4) == 0) content.resize(place);
+                break;
+            case 3: {
+                const Content& other = files[random.below(files.size())];
+                const std::size_t from = random.below(other.size());
+                const std::size_t length =
+                    std::min({other.size() - from, content.size() - place, std::size_t{64}});
+                std::memcpy(&content[place], &other[from], length);
+                break;
+            }
+            case 4:
+                for (std::size_t at = place; at < std::min(content.size(), place + 16); ++at) {
+                    content[at] = static_cast<std::byte>(random.below(256));
+                }
+                break;
+            default:
+                // The header's early fields decide most.
+                content[1 + random.below(std::min<std::size_t>(content.size() - 1, 200))] =
+                    static_cast<std::byte>(random.below(8));
+        }
+    }
+    return content;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 4) {
+        std::fprintf(stderr, "usage: %s FIRST COUNT FILE...\n", argv[0]);
+        return 2;
+    }
+    std::vector<Content> files;
+    for (int i = 3; i < argc; ++i) {
+        std::ifstream in(argv[i], std::ios::binary);
+        const std::vector<char> content{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+        const auto bytes = std::as_bytes(std::span(content));
+        files.emplace_back(bytes.begin(), bytes.end());
+    }
+    const std::uint64_t first = std::strtoull(argv[1], nullptr, 10),
+                        count = std::strtoull(argv[2], nullptr, 10);
+    for (std::uint64_t i = first; i < first + count; ++i) {
+        const Content content = mutated(files, i);
+        if (std::getenv("CONSTANN_FUZZ_TRACE") != nullptr)
+            std::fprintf(stderr, "%llu\n", static_cast<unsigned long long>(i));
+        try_input(content);
+    }
+    std::printf("%llu mutated files were opened and searched\n", static_cast<unsigned long long>(count));
+    return 0;
+}
+#endif

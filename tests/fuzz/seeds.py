@@ -1,0 +1,56 @@
+"""Writes the files that the fuzzers start from: every kind of index, of ids and of Annoy's metrics, small.
+
+python tests/fuzz/seeds.py FOLDER. Each begins with the byte that tells the fuzz target what it is.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import constann
+from constann import _core
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "files"
+ANNOY_DIM = 5  # as fuzz_index.cpp takes it
+
+
+def indexes() -> dict[str, bytes]:
+    """Index files by name."""
+    rows = np.random.default_rng(1).standard_normal((60, ANNOY_DIM)).astype(np.float32)
+    made = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.constann"))}
+    for metric in ("cosine", "euclidean", "manhattan", "dot"):
+        coded = constann.Forest(ANNOY_DIM, metric, trees=3, code_bits=7)
+        coded.add(rows)
+        coded.build()
+        assert coded.code_bits == 7
+        made[f"coded-{metric}"] = coded.to_bytes()
+    made["numbers"] = constann.build(rows, kind="forest", ids=np.arange(60)[::-1] * 7).to_bytes()
+    made["strings"] = constann.build(rows, kind="exact", ids=[f"{i % 7} and {i}" for i in range(60)]).to_bytes()
+    return made
+
+
+def annoys() -> dict[str, bytes]:
+    """Annoy files by name, their metric's number first."""
+    made = {}
+    for number, metric in enumerate(("cosine", "euclidean", "manhattan", "dot", "hamming"), start=1):
+        nodes = _core.AnnoyNodes(metric, ANNOY_DIM)
+        for item in range(40):
+            nodes.add_item(item, np.random.default_rng(item).integers(0, 2, ANNOY_DIM).astype(float).tolist())
+        nodes.build(3, 1, 0)
+        made[f"annoy-{metric}"] = bytes([number]) + bytes(nodes.bytes())
+    return made
+
+
+def write(folder: Path) -> list[Path]:
+    """Write all, and return where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, content in (annoys() | {name: b"\0" + file for name, file in indexes().items()}).items():
+        paths.append(folder / name)
+        paths[-1].write_bytes(content)
+    return paths
+
+
+if __name__ == "__main__":
+    print("\n".join(map(str, write(Path(sys.argv[1])))))

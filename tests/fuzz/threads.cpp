@@ -1,0 +1,62 @@
+// Builds with many threads, and searches one index from many: for ThreadSanitizer, which must find nothing.
+#include <cstdio>
+#include <memory>
+#include <span>
+#include <thread>
+#include <vector>
+
+#include "core/random.hpp"
+#include "exact/exact.hpp"
+#include "forest/forest.hpp"
+
+namespace {
+
+using constann::Metric;
+
+constexpr std::uint32_t kDim = 24;
+constexpr std::uint64_t kRows = 3000;
+constexpr std::size_t kQueries = 20, kNearest = 10;
+constexpr unsigned kThreads = 8;
+
+void run(constann::Index& index, const std::vector<float>& values) {
+    const bool bits = index.metric() == Metric::hamming;
+    const std::uint64_t columns = constann::columns_of(index.metric(), kDim);
+    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
+    const constann::Matrix rows{reinterpret_cast<const std::byte*>(values.data()),
+                                bits ? constann::ElementType::uint8 : constann::ElementType::float32,
+                                kRows,
+                                columns,
+                                static_cast<std::ptrdiff_t>(columns) * element,
+                                element};
+    index.add(rows);
+    index.build(kThreads, 1, {});
+    constann::Matrix queries = rows;
+    queries.rows = kQueries;
+    std::vector<std::vector<std::int64_t>> ids(kThreads, std::vector<std::int64_t>(kQueries * kNearest));
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&, i] {
+            std::vector<float> distances(ids[i].size());
+            index.search({queries, kNearest, std::nullopt, i % 3 + 1}, {}, ids[i], distances);
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (const auto& each : ids) {
+        if (each != ids[0]) std::printf("threads found different neighbours\n");
+    }
+}
+
+}  // namespace
+
+int main() {
+    constann::Random random(1, 2);
+    std::vector<float> values(kRows * kDim);
+    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    for (const Metric metric :
+         {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
+        run(*std::make_unique<constann::Exact>(kDim, metric), values);
+        run(*std::make_unique<constann::Forest>(kDim, metric, 16, std::nullopt), values);
+    }
+    std::printf("done\n");
+    return 0;
+}
