@@ -208,6 +208,33 @@ def test_a_child_that_says_nothing_is_not_ok(tmp_path: Path) -> None:
     assert "without an answer" in sentences.explain_core(ended, NEW_CPU)
 
 
+# What systems say of their CPU
+
+
+def test_linux_names_an_x86_cpu_and_its_features() -> None:
+    first = "processor\t: 0\nmodel name\t: Old One\nflags\t\t: fpu sse2 pni cx16 lahf_lm\n"
+    cpu = machine.cpu_of_cpuinfo(f"{first}\nmodel name\t: Other\nflags\t: avx2\n")
+    assert (cpu.model, cpu.features) == ("Old One", {"sse2", "sse3", "cx16", "lahf_lm"})
+    assert cpu.lacks(machine.X86_64_V2) == ["ssse3", "sse4_1", "sse4_2", "popcnt"]
+
+
+def test_linux_names_an_arm_cpu_by_its_numbers() -> None:
+    cpu = machine.cpu_of_cpuinfo("Features\t: fp asimd asimddp evtstrm\nCPU implementer\t: 0x41\nCPU part\t: 0xd0c\n")
+    assert (cpu.model, cpu.features) == ("implementer 0x41, part 0xd0c", {"fp", "asimd", "asimddp"})
+
+
+def test_what_linux_does_not_tell_is_unknown_not_missing() -> None:
+    cpu = machine.cpu_of_cpuinfo("processor : 0\n")
+    assert (cpu.model, cpu.features, cpu.lacks(machine.X86_64_V2)) == ("unknown", None, [])
+
+
+def test_macos_names_its_cpu() -> None:
+    text = "hw.optional.AdvSIMD: 1\nhw.optional.arm.FEAT_DotProd: 1\nhw.optional.arm.FEAT_FHM: 0\n"
+    cpu = machine.cpu_of_sysctl(f"{text}machdep.cpu.brand_string: Apple M2\n")
+    assert (cpu.model, cpu.features) == ("Apple M2", {"asimd", "asimddp"})
+    assert cpu.lacks(("asimddp", "asimdfhm", "sse4_2")) == ["asimdfhm"]
+
+
 # Emulators
 
 

@@ -57,8 +57,9 @@ def test_a_copy_does_not_follow_the_file(tmp_path: Path) -> None:
 
 def test_a_refused_lock_says_what_to_do(tmp_path: Path) -> None:
     INDEX.save(tmp_path / "index")
+    # All modules are read first: the user it then becomes may not read them.
     code = (
-        "import constann, sys, resource, os\n"
+        "import constann.indexes, sys, resource, os\n"
         "resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, 0))\n"
         "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
         "constann.open(sys.stdin.fileno() and '/dev/null' or '/dev/stdin', memory='lock')"

@@ -114,15 +114,16 @@ def cpu() -> Cpu:
     """Describe the CPU, by /proc/cpuinfo, sysctl or `platform`."""
     if sys.platform == "linux":
         try:
-            return _from_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"))
+            return cpu_of_cpuinfo(Path("/proc/cpuinfo").read_text(errors="replace"))
         except OSError:
             pass
     if sys.platform == "darwin":
-        return _from_sysctl(_sysctl("hw", "machdep.cpu"))
+        return cpu_of_sysctl(_sysctl("hw", "machdep.cpu"))
     return Cpu(platform.processor() or "unknown", running_machine(), None)
 
 
-def _from_cpuinfo(text: str) -> Cpu:
+def cpu_of_cpuinfo(text: str) -> Cpu:
+    """Read Linux's /proc/cpuinfo: the first processor's fields."""
     fields: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
@@ -140,7 +141,8 @@ def _sysctl(*names: str) -> str:
     return done.stdout
 
 
-def _from_sysctl(text: str) -> Cpu:
+def cpu_of_sysctl(text: str) -> Cpu:
+    """Read what macOS's sysctl prints of hw and machdep.cpu."""
     fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line)
     told = {_MAC_FEATURES.get(name.rpartition(".")[2], ""): value.strip() == "1" for name, value in fields.items()}
     features = frozenset(name for name, there in told.items() if name and there)
