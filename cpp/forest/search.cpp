@@ -19,8 +19,19 @@ constexpr std::size_t kCacheLine = 64;
 constexpr std::size_t kScoredAtOnce = 64;
 constexpr std::uint64_t kUsualK = 10;  // what codes are tried with
 
-[[noreturn]] void damaged(const char* what) {
+// Kept out of the loops that may come to it.
+[[noreturn, gnu::cold, gnu::noinline]] void damaged(const char* what) {
     throw file::FormatError(std::string("the index is damaged: ") + what);
+}
+
+#if defined(CONSTANN_UNCHECKED)  // only to measure what the checks cost: benchmarks/bounds_checks.py
+constexpr bool kChecked = false;
+#else
+constexpr bool kChecked = true;
+#endif
+
+void require(bool sound, const char* what) {
+    if (kChecked && !sound) damaged(what);
 }
 
 void prefetch(const std::byte* row, std::size_t bytes) {
@@ -152,13 +163,13 @@ class Forest::Walk final : public Index::Searcher {
         const std::uint32_t node = best.number;
         if (node & kLeafBit) {
             const std::uint64_t leaf = node & ~kLeafBit;
-            if (leaf >= leaves_) damaged("a child points past the last leaf");
+            require(leaf < leaves_, "a child points past the last leaf");
             const auto begin = file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), leaf);
             if (begin < leaf_rows_) {
                 prefetch(forest_.trees_.leaf_rows.data() + begin * sizeof(std::uint32_t), 3 * kCacheLine);
             }
         } else {
-            if (node >= splits_) damaged("a child points past the last split");
+            require(node < splits_, "a child points past the last split");
             if (!hamming_) prefetch(searched_planes_[node], searched_planes_.stride());
         }
         return best;
@@ -178,7 +189,7 @@ class Forest::Walk final : public Index::Searcher {
     }
 
     void follow(std::span<const OpenNodes::Node> splits, const std::byte* query) {
-        if (splits.size() > splits_ - splits_seen_) damaged("its trees share splits");
+        require(splits.size() <= splits_ - splits_seen_, "its trees share splits");
         splits_seen_ += splits.size();
         std::array<float, kNodesAtOnce> sides = {};
         if (!hamming_) measure_margins(splits, query, sides);
@@ -235,7 +246,7 @@ class Forest::Walk final : public Index::Searcher {
 
     void follow_bit(float priority, std::uint32_t split, const std::byte* query) {
         const auto bit = file::load<std::uint32_t>(forest_.trees_.bits.data(), split);
-        if (bit != kNoBit && bit / 8 >= rows_.stride()) damaged("a split tests a bit that no row has");
+        require(bit == kNoBit || bit / 8 < rows_.stride(), "a split tests a bit that no row has");
         const float differs = priority - 1.0f;
         const bool set = bit != kNoBit && has_bit(query, bit);
         s_.open.push(set ? differs : priority, child(split, 0));
@@ -245,18 +256,19 @@ class Forest::Walk final : public Index::Searcher {
     std::uint32_t child(std::uint32_t split, std::uint32_t side) const {
         const auto child =
             file::load<std::uint32_t>(forest_.trees_.children.data(), 2 * std::uint64_t{split} + side);
-        if (!(child & kLeafBit) && child <= split) damaged("a child does not come after its parent");
+        require((child & kLeafBit) || child > split, "a child does not come after its parent");
         return child;
     }
 
     void take_leaf(std::uint32_t leaf) {
-        if (++leaves_seen_ > leaves_) damaged("its trees share leaves");
+        ++leaves_seen_;
+        require(leaves_seen_ <= leaves_, "its trees share leaves");
         const auto begin = file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), leaf);
         const auto end =
             file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), std::uint64_t{leaf} + 1);
-        if (begin > end || end > leaf_rows_) damaged("a leaf lies outside its section");
+        require(begin <= end && end <= leaf_rows_, "a leaf lies outside its section");
         // No leaf is met twice, so all together they cannot hold more than the section.
-        if (end - begin > leaf_rows_ - read_) damaged("its leaves overlap");
+        require(end - begin <= leaf_rows_ - read_, "its leaves overlap");
         read_ += end - begin;
         const std::span<const std::byte> leaf_rows = forest_.trees_.leaf_rows.subspan(
             begin * sizeof(std::uint32_t), (end - begin) * sizeof(std::uint32_t));
@@ -270,21 +282,29 @@ class Forest::Walk final : public Index::Searcher {
         const RowsView& fetched = coded_ ? forest_.codes_.rows : rows_;
         const std::size_t length = std::min<std::size_t>(fetched.stride(), 4 * kCacheLine);
         const std::size_t count = leaf_rows.size() / sizeof(std::uint32_t);
+        const std::uint64_t rows = rows_.size();
         if (s_.candidates.size() < found_ + count) s_.candidates.resize(2 * (found_ + count));
+        std::uint32_t* const candidates = s_.candidates.data();
+        std::uint64_t* const seen = s_.seen.data();
+        std::size_t found = found_;
         for (std::size_t i = 0; i < count; ++i) {
             const auto row = file::load<std::uint32_t>(leaf_rows.data(), i);
-            if (row >= rows_.size()) damaged("a leaf names a row that does not exist");
+            if (kChecked && row >= rows) {
+                found_ = found;  // what is marked so far is unmarked again
+                damaged("a leaf names a row that does not exist");
+            }
             if constexpr (kFiltered) {
                 if (!filter_.allows(row)) continue;
+                ++gathered_;
             }
-            ++gathered_;
-            std::uint64_t& word = s_.seen[row / 64];
             const std::uint64_t bit = std::uint64_t{1} << (row % 64);
-            s_.candidates[found_] = row;
-            found_ += (word & bit) == 0;
-            word |= bit;
+            candidates[found] = row;
+            found += (seen[row / 64] & bit) == 0;
+            seen[row / 64] |= bit;
             prefetch(fetched[row], length);
         }
+        found_ = found;
+        if constexpr (!kFiltered) gathered_ += count;
     }
 
     void take_all_allowed() {

@@ -1,0 +1,40 @@
+// Builds one forest and searches it so many times, for instruction counters: search_loop KERNELS QUERIES
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "core/random.hpp"
+#include "forest/forest.hpp"
+#include "kernels/dispatch.hpp"
+
+int main(int argc, char** argv) {
+    if (argc != 3) {
+        std::fprintf(stderr, "usage: %s KERNELS QUERIES\n", argv[0]);
+        return 2;
+    }
+    constexpr std::uint32_t kDim = 96;
+    constexpr std::uint64_t kRows = 5000;
+    constann::kernels::use(argv[1]);
+    constann::Random random(1, 2);
+    std::vector<float> values(kRows * kDim);
+    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    const auto rows_from = [&](std::uint64_t first, std::uint64_t count) {
+        return constann::Matrix{reinterpret_cast<const std::byte*>(&values[first * kDim]),
+                                constann::ElementType::float32,
+                                count,
+                                kDim,
+                                kDim * sizeof(float),
+                                sizeof(float)};
+    };
+    constann::Forest forest(kDim, constann::Metric::euclidean, 8, std::nullopt);
+    forest.add(rows_from(0, kRows));
+    forest.build(1, 0, {});
+    std::vector<std::int64_t> ids(10);
+    std::vector<float> distances(10);
+    for (int i = 0; i < std::atoi(argv[2]); ++i) {
+        forest.search({rows_from(static_cast<std::uint64_t>(i) % kRows, 1), 10, std::nullopt, 1}, {}, ids,
+                      distances);
+    }
+    std::printf("%lld\n", static_cast<long long>(ids[0]));
+    return 0;
+}
