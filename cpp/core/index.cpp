@@ -83,18 +83,41 @@ void Index::add(const Matrix& vectors, const GivenIds& ids) {
     check_columns(vectors, metric_, dim_, "vectors");
     if (vectors.rows > kMaxRows - rows_.size())
         throw std::invalid_argument("an index holds at most 4294967294 rows");
-    const std::size_t stride = row_stride(metric_, dim_);
-    const std::size_t before = own_rows_.size();
+    const std::size_t before = rows_.bytes().size();
+    const std::size_t after = before + vectors.rows * stride();
+    if (!placed_rows_.empty() && after > placed_rows_.size())
+        throw std::invalid_argument("there is no room for these rows where they are to lie");
+    const auto rows_up_to = [&](std::size_t size) {
+        if (placed_rows_.empty()) own_rows_.resize(size);
+        return placed_rows_.empty() ? own_rows_.bytes() : placed_rows_.first(size);
+    };
     try {
-        own_rows_.resize(before + vectors.rows * stride);
-        read_all(vectors, metric_, dim_, std::span(own_rows_).subspan(before));
-        ids_.append(ids, vectors.rows, before / stride);
+        const std::span<std::byte> all = rows_up_to(after);
+        read_all(vectors, metric_, dim_, all.subspan(before));
+        ids_.append(ids, vectors.rows, rows_.size());
+        rows_ = RowsView(all, stride());
     } catch (...) {
-        own_rows_.resize(before);
-        rows_ = RowsView(own_rows_, stride);
+        rows_ = RowsView(rows_up_to(before), stride());
         throw;
     }
-    rows_ = RowsView(own_rows_, stride);
+}
+
+void Index::place_rows(std::span<std::byte> region, std::shared_ptr<const void> memory) {
+    const Change change(changing_);
+    if (built()) throw std::invalid_argument("the index is built: its rows lie where they do");
+    if (region.size() < rows_.bytes().size()) throw std::invalid_argument("there is no room for the rows");
+    placed_rows_ = region;
+    rows_ = RowsView(region.first(rows_.bytes().size()), stride());
+    memory_ = std::move(memory);
+}
+
+void Index::reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
+    const file::Header header = file::parse(file);
+    check_layout(header, this->header());
+    open_rows(header, file, std::move(memory));
+    open_structure(header, file);
+    own_rows_ = RowStore();
+    placed_rows_ = {};
 }
 
 void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
@@ -175,12 +198,14 @@ std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<con
     std::unique_ptr<Index> index;
     switch (header.kind) {
         case file::Kind::exact:
-            index = Exact::open(header, file, std::move(memory));
+            index = std::make_unique<Exact>(header.dim, header.metric);
             break;
         case file::Kind::forest:
-            index = Forest::open(header, file, std::move(memory));
+            index = Forest::for_file(header);
             break;
     }
+    index->open_rows(header, file, std::move(memory));
+    index->open_structure(header, file);
     check_layout(header, index->header());
     return index;
 }

@@ -15,6 +15,7 @@
 #include "core/metric.hpp"
 #include "core/nearest.hpp"
 #include "core/parallel.hpp"
+#include "core/row_store.hpp"
 #include "core/rows.hpp"
 #include "file/format.hpp"
 
@@ -54,6 +55,16 @@ class Index {
     // Adds rows; all or, where one is bad, none. Throws std::invalid_argument.
     void add(const Matrix& vectors, const GivenIds& ids = {});
 
+    // Puts the rows into memory of the caller's, such as a mapped file: `region` begins with those added so
+    // far, has room for more, and stays as `memory` keeps it. Only before build(). Throws
+    // std::invalid_argument.
+    void place_rows(std::span<std::byte> region, std::shared_ptr<const void> memory);
+
+    // Lets go of what was built and serves the same index from its file. Throws file::FormatError.
+    void reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory);
+
+    std::size_t stride() const { return row_stride(metric_, dim_); }
+
     // Builds; the result does not depend on `threads`.
     void build(unsigned threads, std::uint64_t seed, const Watch& watch);
 
@@ -80,6 +91,8 @@ class Index {
         virtual void search(const RowsView& queries, std::span<NearestRows> nearest) = 0;
     };
 
+    // Takes over what its kind keeps of an opened file.
+    virtual void open_structure(const file::Header& header, std::span<const std::byte> file) = 0;
     virtual void build_structure(unsigned threads, const Watch& watch) = 0;
     virtual std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const = 0;
     virtual std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const = 0;
@@ -87,6 +100,8 @@ class Index {
     virtual std::vector<file::Content> structure() const = 0;
 
   private:
+    friend std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory);
+
     void check_built() const;
     Bytes read_queries(const Matrix& queries) const;
 
@@ -97,7 +112,8 @@ class Index {
     std::atomic<bool> changing_{false};  // by add() or build(), whose progress callback may call anything
     std::atomic<bool> built_{false};
     Ids ids_;
-    Bytes own_rows_;
+    RowStore own_rows_;
+    std::span<std::byte> placed_rows_;  // instead, where the caller gave room
     std::shared_ptr<const void> memory_;
     RowsView rows_;
 };

@@ -13,13 +13,6 @@ constexpr std::size_t kTileBytes = 128 * 1024;  // rows that stay in a core's ow
 
 }  // namespace
 
-std::unique_ptr<Exact> Exact::open(const file::Header& header, std::span<const std::byte> file,
-                                   std::shared_ptr<const void> memory) {
-    auto index = std::make_unique<Exact>(header.dim, header.metric);
-    index->open_rows(header, file, std::move(memory));
-    return index;
-}
-
 std::uint64_t Exact::resolve_effort(std::optional<std::uint64_t> effort) const {
     if (effort) throw std::invalid_argument("an exact index looks at every row: leave effort out");
     return 0;

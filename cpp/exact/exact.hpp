@@ -10,10 +10,8 @@ class Exact final : public Index {
   public:
     Exact(std::uint32_t dim, Metric metric) : Index(file::Kind::exact, dim, metric) {}
 
-    static std::unique_ptr<Exact> open(const file::Header& header, std::span<const std::byte> file,
-                                       std::shared_ptr<const void> memory);
-
   private:
+    void open_structure(const file::Header&, std::span<const std::byte>) override {}
     // Nothing to build: the rows are the index.
     void build_structure(unsigned, const Watch& watch) override {
         if (watch) watch(1, 1);

@@ -5,6 +5,7 @@
 #include <bit>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "kernels/floating_point.hpp"
 
@@ -50,6 +51,17 @@ void append_tree(Trees& all, const Trees& tree) {
     for (std::size_t i = 1; i < tree.leaf_bounds.size(); ++i)
         all.leaf_bounds.push_back(rows + tree.leaf_bounds[i]);
     append(all.leaf_rows, tree.leaf_rows);
+}
+
+// Room for `count` trees like these: an estimate, as memory that is not written yet costs nothing.
+void reserve_for(Trees& all, const std::vector<Trees>& grown, std::uint64_t count) {
+    std::size_t planes = 0, rows = 0;
+    for (const Trees& tree : grown) {
+        planes += tree.planes.size();
+        rows += tree.leaf_rows.size();
+    }
+    all.planes.reserve(planes / grown.size() * count / 8 * 9);
+    all.leaf_rows.reserve(rows / grown.size() * count);
 }
 
 Bytes encoded(const RowsView& rows, std::uint32_t dim, const CodeScale& scale, unsigned threads) {
@@ -127,22 +139,19 @@ void Forest::grow(unsigned threads, const Watch& watch) {
     kernels::with_canonical_floating_point(
         [&] { lengthening = lengthening_of(metric(), rows(), row_length); });
     const TreeSource source{metric(), dim(), rows(), capacity_, lengthening, row_length};
-    std::vector<Trees> grown(tree_count_);
-    run_tasks(tree_count_, threads, watch, [&](std::uint64_t tree, const StopSignal& stop) {
-        grown[tree] = build_tree(source, seed(), static_cast<std::uint32_t>(tree), stop);
-    });
     Trees all;
     all.leaf_bounds.push_back(0);
-    std::size_t plane_floats = 0, leaf_row_count = 0;
-    for (const Trees& tree : grown) {
-        plane_floats += tree.planes.size();
-        leaf_row_count += tree.leaf_rows.size();
-    }
-    all.planes.reserve(plane_floats);
-    all.leaf_rows.reserve(leaf_row_count);
-    for (Trees& tree : grown) {
-        append_tree(all, tree);
-        tree = Trees();
+    // So few at a time that what has grown and is not appended yet takes little memory.
+    const std::uint64_t at_once = 2 * std::uint64_t{std::max(threads, 1u)};
+    for (std::uint64_t first = 0; first < tree_count_; first += at_once) {
+        std::vector<Trees> grown(std::min(at_once, tree_count_ - first));
+        const Watch watch_all =
+            watch ? [&](std::uint64_t done, std::uint64_t) { watch(first + done, tree_count_); } : Watch{};
+        run_tasks(grown.size(), threads, watch_all, [&](std::uint64_t i, const StopSignal& stop) {
+            grown[i] = build_tree(source, seed(), static_cast<std::uint32_t>(first + i), stop);
+        });
+        if (first == 0) reserve_for(all, grown, tree_count_);
+        for (Trees& tree : grown) append_tree(all, std::exchange(tree, {}));
     }
     keep(std::move(all));
 }
@@ -194,24 +203,25 @@ void Forest::encode_planes(unsigned threads) {
     }
 }
 
-std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const std::byte> file,
-                                     std::shared_ptr<const void> memory) {
-    using file::ParameterTag, file::SectionTag;
+std::unique_ptr<Forest> Forest::for_file(const file::Header& header) {
+    using file::ParameterTag;
     const std::uint64_t trees = file::parameter(header, ParameterTag::trees, 1, kMaxTrees);
     const std::uint64_t effort = file::parameter(header, ParameterTag::effort, 1, UINT64_MAX);
     const std::uint64_t capacity =
         file::parameter(header, ParameterTag::leaf_capacity, 1, annoy_capacity(header.metric, header.dim));
-
     const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, kCodeBits);
     if (bits != 0 && (bits != kCodeBits || header.metric == Metric::hamming))
         throw file::FormatError("this version of constann does not know codes of " + std::to_string(bits) +
                                 " bits");
-
     auto index = std::make_unique<Forest>(header.dim, header.metric, trees, effort);
     index->capacity_ = static_cast<std::uint32_t>(capacity);
-    index->open_rows(header, file, std::move(memory));
-    TreesView& view = index->trees_;
-    view.roots = file::section(header, file, SectionTag::tree_roots, trees * sizeof(std::uint32_t));
+    return index;
+}
+
+void Forest::open_structure(const file::Header& header, std::span<const std::byte> file) {
+    using file::SectionTag;
+    TreesView view;
+    view.roots = file::section(header, file, SectionTag::tree_roots, tree_count_ * sizeof(std::uint32_t));
     view.children = file::section(header, file, SectionTag::split_children);
     const std::uint64_t splits = view.splits();
     file::section(header, file, SectionTag::split_children, splits * 2 * sizeof(std::uint32_t));
@@ -227,8 +237,12 @@ std::unique_ptr<Forest> Forest::open(const file::Header& header, std::span<const
     file::section(header, file, SectionTag::leaf_bounds,
                   std::max<std::uint64_t>(bounds, 2) * sizeof(std::uint64_t));
     view.leaf_rows = file::section(header, file, SectionTag::leaf_rows);
-    if (bits != 0) index->open_codes(header, file);
-    return index;
+    trees_ = view;
+    codes_ = {};
+    if (file::parameter(header, file::ParameterTag::code_bits, 0, kCodeBits) != 0) open_codes(header, file);
+    own_trees_ = {};
+    own_codes_ = {};
+    own_plane_codes_ = {};
 }
 
 void Forest::open_codes(const file::Header& header, std::span<const std::byte> file) {

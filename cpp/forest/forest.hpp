@@ -81,8 +81,8 @@ class Forest final : public Index {
     // Builds with trees from elsewhere over the rows that were added. Their references must be sound.
     void adopt(Trees trees);
 
-    static std::unique_ptr<Forest> open(const file::Header& header, std::span<const std::byte> file,
-                                        std::shared_ptr<const void> memory);
+    // With the parameters of a file, whose structure is still to be opened.
+    static std::unique_ptr<Forest> for_file(const file::Header& header);
 
     std::uint64_t trees() const { return tree_count_; }
     std::uint64_t effort() const { return effort_; }
@@ -105,6 +105,7 @@ class Forest final : public Index {
     std::vector<std::uint64_t> found_keys(const SearchPlan& plan, const RowsView& query) const;
     void for_trial_rows(const std::function<void(const RowsView&)>& trial) const;
 
+    void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;
     std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
     std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;

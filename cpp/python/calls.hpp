@@ -73,8 +73,8 @@ void without_gil(Work&& work) {
 // A buffer's bytes, which must lie one after another; held until this is destroyed, on any thread.
 class Bytes {
   public:
-    explicit Bytes(const py::object& object) {
-        if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+    explicit Bytes(const py::object& object, int flags = PyBUF_SIMPLE) {
+        if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) throw py::error_already_set();
     }
     ~Bytes() {
         const py::gil_scoped_acquire gil;
@@ -84,6 +84,10 @@ class Bytes {
     Bytes& operator=(const Bytes&) = delete;
     std::span<const std::byte> span() const {
         return {static_cast<const std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
+    }
+    // Only where asked for with PyBUF_WRITABLE.
+    std::span<std::byte> writable() {
+        return {static_cast<std::byte*>(view_.buf), static_cast<std::size_t>(view_.len)};
     }
 
   private:

@@ -165,6 +165,19 @@ py::tuple encode_header(const Index& index, const std::vector<std::string>& dige
     return py::make_tuple(offsets, py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
+// Puts the rows into a writable buffer from `offset` on, where those added so far are already.
+void place_rows(Index& index, const py::object& buffer, std::size_t offset) {
+    const auto bytes = std::make_shared<Bytes>(buffer, PyBUF_WRITABLE);
+    const std::span<std::byte> all = bytes->writable();
+    if (offset > all.size()) throw py::value_error("the rows begin past the end of the buffer");
+    index.place_rows(all.subspan(offset), bytes);
+}
+
+void reopen(Index& index, const py::object& buffer) {
+    const auto bytes = std::make_shared<const Bytes>(buffer);
+    index.reopen(bytes->span(), bytes);
+}
+
 // The header's length, and (name, offset, length, digest) of each section.
 py::tuple inspect(const py::object& buffer) {
     const Bytes bytes(buffer);
@@ -320,6 +333,9 @@ void bind_indexes(py::module_& module) {
              py::arg("exclude") = py::none(), kSearchDoc)
         .def("_contents", &contents)
         .def("_encode_header", &encode_header, py::arg("digests"))
+        .def("_place_rows", &place_rows, py::arg("buffer"), py::arg("offset"))
+        .def("_reopen", &reopen, py::arg("buffer"))
+        .def_property_readonly("_stride", &Index::stride)
         .def("_rows_with", &rows_with, py::arg("ids"))
         .def("_labels", &labels_of, py::arg("rows"))
         .def("_ids", &all_ids)

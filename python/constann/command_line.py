@@ -93,6 +93,7 @@ def _ids_of(path: Path | None) -> Any:
 @click.option("--ids", type=_file, help="One string a line, or integers in an .npy file.")
 @click.option("--array", help="Which array of an .npz file.")
 @click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--on-disk", is_flag=True, help="Build in OUT's folder instead of memory, for sets larger than that.")
 @_threads
 @click.option("--quiet", "-q", is_flag=True, help="No progress.")
 @_as_json
@@ -107,6 +108,7 @@ def build(
     ids: Path | None,
     array: str | None,
     seed: int,
+    on_disk: bool,
     threads: int | None,
     quiet: bool,
     as_json: bool,
@@ -123,7 +125,12 @@ def build(
         dim = rows.shape[1] * 8 if metric == "hamming" else rows.shape[1]
     if kind == "exact" and (trees is not None or effort is not None):
         raise click.UsageError("--trees and --effort are a forest's: leave them out for --kind exact")
-    index = constann.Exact(dim, metric) if kind == "exact" else constann.Forest(dim, metric, trees=trees, effort=effort)
+    path = out if on_disk else None
+    index = (
+        constann.Exact(dim, metric, path=path)
+        if kind == "exact"
+        else constann.Forest(dim, metric, trees=trees, effort=effort, path=path)
+    )
     with _progress("reading", quiet) as tell:
         for start in range(0, len(rows), _BLOCK):
             end = min(start + _BLOCK, len(rows))
@@ -131,7 +138,8 @@ def build(
             tell(end, len(rows))
     with _progress("building", quiet) as tell:
         index.build(threads, seed, tell)
-    index.save(out)
+    if not on_disk:
+        index.save(out)
     answer = {"index": str(out), "rows": len(index), "fingerprint": index.fingerprint, "bytes": out.stat().st_size}
     if as_json:
         _print_json(answer)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 # kernels is imported for what it does: no index is built or searched before CONSTANN_KERNELS was obeyed.
 from constann import _core, kernels, storage  # noqa: F401
+from constann.disk_building import DiskBuilding
 from constann.errors import FileFormatError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class Index(_core.Index):
     """What all kinds of index share. Make one with `build`, `open`, `Exact` or `Forest`."""
 
     _parts: storage.HeaderParts | None = None
+    _disk: DiskBuilding | None = None
 
     def add(self, vectors: npt.ArrayLike, ids: Ids | None = None) -> None:
         """Add rows, before `build`. All of them, or none where one is bad.
@@ -52,6 +54,11 @@ class Index(_core.Index):
         TypeError
             The dtype is not accepted.
         """
+        if self._disk is not None and not self.built:
+            array = _core.as_array(vectors)
+            if array.ndim == 2:
+                self._disk.make_room(self, len(array))
+            vectors = array
         self._add(vectors, ids)
 
     def build(
@@ -74,6 +81,9 @@ class Index(_core.Index):
             No rows were added, two have the same id, or the index is built already.
         """
         self._build(threads, seed, _print_progress if progress is True else progress or None)
+        if self._disk is not None:
+            self._disk.finish(self)
+            self._disk = None
 
     def save(self, path: storage.Path | BinaryIO) -> None:
         """Write the index to a file, atomically: a crash leaves the old file whole, or none.
@@ -200,10 +210,14 @@ class Exact(Index, _core.Exact):
         cosine is 1 - cosine similarity (1 for a zero vector); euclidean is the root of the squared differences' sum,
         manhattan the sum of absolute differences; dot is 0 - inner product, so that the largest product comes first;
         hamming counts the differing bits of packed uint8 rows.
+    path : str or path-like, optional
+        Build in this file instead of in memory, for sets larger than that: rows lie in it from `add` on, and `build`
+        leaves the same bytes there as `save` would. Until then what is at `path` stays as it is.
     """
 
-    def __init__(self, dim: int, metric: Metric) -> None:
+    def __init__(self, dim: int, metric: Metric, *, path: storage.Path | None = None) -> None:
         _core.Exact.__init__(self, dim, metric)
+        self._disk = None if path is None else DiskBuilding(path)
 
 
 class Forest(Index, _core.Forest):
@@ -222,6 +236,8 @@ class Forest(Index, _core.Forest):
     code_bits : {0, 7}, optional
         7: a search compares candidates by small integers first and the best of them exactly; 0: all of them
         exactly. Settled by trying, and stored, when omitted.
+    path : str or path-like, optional
+        As for `Exact`.
     """
 
     def __init__(
@@ -232,8 +248,10 @@ class Forest(Index, _core.Forest):
         trees: int | None = None,
         effort: int | None = None,
         code_bits: int | None = None,
+        path: storage.Path | None = None,
     ) -> None:
         _core.Forest.__init__(self, dim, metric, trees, effort, code_bits)
+        self._disk = None if path is None else DiskBuilding(path)
 
     @classmethod
     def _of_annoy(cls, nodes: _core.AnnoyNodes) -> "Forest":
@@ -245,11 +263,11 @@ class Forest(Index, _core.Forest):
 class Graph(Index):
     """A navigable graph. Not built yet."""
 
-    def __init__(self, dim: int, metric: Metric) -> None:
+    def __init__(self, dim: int, metric: Metric, *, path: storage.Path | None = None) -> None:
         raise NotImplementedError("the graph index is not built yet: use Forest or Exact")
 
 
-_KINDS: dict[str, Callable[[int, Metric], Index]] = {"exact": Exact, "forest": Forest, "graph": Graph}
+_KINDS: dict[str, Callable[..., Index]] = {"exact": Exact, "forest": Forest, "graph": Graph}
 
 
 def build(
@@ -259,6 +277,7 @@ def build(
     *,
     ids: Ids | None = None,
     dim: int | None = None,
+    path: storage.Path | None = None,
     threads: int | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | bool = False,
@@ -275,6 +294,8 @@ def build(
         See `Exact` and `Forest`. There is no default yet.
     dim : int, optional
         Only needed for hamming, where it is in bits: 8 for each column unless given.
+    path : str or path-like, optional
+        Build in this file; see `Exact`.
     ids, threads, seed, progress
         See `Index.add` and `Index.build`.
 
@@ -297,7 +318,7 @@ def build(
         raise ValueError(f"vectors must have shape (n, dim), not {array.shape}")
     if dim is None:
         dim = array.shape[1] * 8 if metric == "hamming" else array.shape[1]
-    index = _KINDS[kind](dim, metric)
+    index = _KINDS[kind](dim, metric, path=path)
     index.add(array, ids)
     index.build(threads, seed, progress)
     return index

@@ -27,6 +27,7 @@ __all__ = [
     "header_parts",
     "read",
     "save",
+    "sync_folder",
     "to_bytes",
     "write_atomically",
 ]
@@ -99,7 +100,7 @@ def write_atomically(path: Path, contents: Iterable["ReadableBuffer"]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(unfinished)
         raise
-    _sync_folder(os.path.dirname(path) or ".")
+    sync_folder(os.path.dirname(path) or ".")
 
 
 def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
@@ -112,7 +113,7 @@ def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
         end = offset + len(content)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make the new name itself survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -33,6 +33,9 @@ def test_build_and_query_are_the_library(folder: Path, capsys: pytest.CaptureFix
     answer = json.loads(capsys.readouterr().out)
     index = constann.build(ROWS, kind="forest", seed=5)
     assert answer["fingerprint"] == index.fingerprint and answer["rows"] == 2000
+    assert run("build", "rows.npy", "b.constann", "--seed", "5", "--quiet", "--on-disk") == 0
+    assert (folder / "b.constann").read_bytes() == (folder / "a.constann").read_bytes()
+    capsys.readouterr()
     assert run("query", "a.constann", "queries.npy", "-k", "3", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     ids, distances = index.search(ROWS[:5], 3)

@@ -1,0 +1,79 @@
+"""How much memory building and searching take, measured in processes of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MIB = 2**20
+DIM = 96
+MEASURED = """
+import sys, numpy as np
+def memory(field, file="/proc/self/status"):
+    return next(int(line.split()[1]) * 1024 for line in open(file) if line.startswith(field + ":"))
+def blocks(count):
+    generator = np.random.default_rng(0)
+    for _ in range(0, count, 10_000):
+        yield generator.standard_normal((10_000, 96), np.float32)
+"""
+
+
+def measured(code: str, *arguments: object) -> list[int]:
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED + code, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return [int(number) for number in run.stdout.split()]
+
+
+BUILD = """
+import constann
+count, path = int(sys.argv[1]), sys.argv[2]
+index = constann.Forest(96, "euclidean", trees=4)
+first = next(blocks(10_000))
+before = memory("VmRSS")
+for block in blocks(count):
+    index.add(block)
+index.build(threads=2)
+peak = memory("VmHWM")
+print(before, peak, sum(len(content) for _, content in index._contents()))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_building_takes_one_copy_of_the_rows_and_the_trees(tmp_path: Path) -> None:
+    """Rows come in twenty-four blocks; padded rows, trees and codes are what the file holds."""
+    before, peak, contents = measured(BUILD, 240_000, tmp_path)
+    assert contents > 120 * MIB
+    assert peak - before <= contents + 64 * MIB
+
+
+SAVE = """
+import constann
+index = constann.Exact(96, "euclidean")
+for block in blocks(int(sys.argv[1])):
+    index.add(block)
+index.build()
+index.save(sys.argv[2])
+"""
+
+SEARCH = """
+before = memory("Private_Dirty", "/proc/self/smaps_rollup")
+import constann
+index = constann.open(sys.argv[1])
+queries = next(blocks(10_000))[:200]
+for query in queries:
+    index.search(query, 10, threads=1)
+print(before, memory("Private_Dirty", "/proc/self/smaps_rollup"))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+@pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_searching_an_opened_index_shares_its_pages(rows: int, tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    measured(SAVE, rows, path)
+    before, after = measured(SEARCH, path)
+    assert path.stat().st_size > rows * DIM * 4
+    assert after - before <= 64 * MIB
