@@ -60,11 +60,13 @@ std::uint64_t saved_registers() {
 
 std::vector<std::string> cpu_features() {
     const std::uint64_t saved = saved_registers();
+    // Each leaf once: on a virtual machine the host answers, in microseconds.
+    unsigned leaf1[3] = {}, leaf7[3] = {}, eax = 0;
+    __get_cpuid_count(1, 0, &eax, &leaf1[kEbx], &leaf1[kEcx], &leaf1[kEdx]);
+    __get_cpuid_count(7, 0, &eax, &leaf7[kEbx], &leaf7[kEcx], &leaf7[kEdx]);
     std::vector<std::string> found;
     for (const Feature& feature : kFeatures) {
-        unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-        if (!__get_cpuid_count(feature.leaf, 0, &eax, &ebx, &ecx, &edx)) continue;
-        const unsigned value = feature.reg == kEbx ? ebx : feature.reg == kEcx ? ecx : edx;
+        const unsigned value = (feature.leaf == 1 ? leaf1 : leaf7)[feature.reg];
         const bool usable = (saved & feature.state) == feature.state;
         if (usable && ((value >> feature.bit) & 1u)) found.emplace_back(feature.name);
     }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <iterator>
 #include <stdexcept>
 #include <string>
 
@@ -57,11 +58,11 @@ std::string names_that_run() {
 }
 
 const KernelTable* fastest() {
-    const KernelTable* best = &scalar::table;
-    for (const Implementation& implementation : kImplementations) {
-        if (supported(implementation)) best = implementation.table;
+    // From the fastest down: asking the CPU takes long on a virtual machine.
+    for (std::size_t i = std::size(kImplementations); i-- > 0;) {
+        if (supported(kImplementations[i])) return kImplementations[i].table;
     }
-    return best;
+    return &scalar::table;
 }
 
 }  // namespace
@@ -71,6 +72,7 @@ std::span<const Implementation> implementations() noexcept {
 }
 
 std::string missing_feature(const Implementation& implementation) {
+    if (*implementation.requires_features == '\0') return {};
     const std::vector<std::string> have = cpu_features();
     std::string_view rest = implementation.requires_features;
     while (!rest.empty()) {
