@@ -1,4 +1,4 @@
-"""Words by meaning: for a dictionary entry, those whose meaning is nearest; with string ids, a filter and a saved file."""
+"""Words by meaning: for dictionary entries, those of the nearest meaning; string ids, a filter, a saved file."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ data = Path(__file__).resolve().parents[1] / "tests" / "conformance" / "data"
 
 
 def lines(name: str) -> list[str]:
+    """Read what stands after the tab of each line."""
     return [line.split("\t")[1] for line in (data / name).read_text(encoding="utf-8").splitlines()]
 
 
