@@ -386,6 +386,7 @@ PYBIND11_MODULE(_core, module) {
     module.attr("builder_revision") = file::kBuilderRevision;
     module.attr("compiler") = CONSTANN_COMPILER;
     module.attr("planted_faults") = CONSTANN_PLANTED_FAULTS;
+    module.attr("tuned_for") = CONSTANN_TUNED_FOR;
     python::bind_kernels(module);
     python::bind_indexes(module);
     python::bind_annoy(module);

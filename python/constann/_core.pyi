@@ -12,6 +12,7 @@ arithmetic_revision: int
 builder_revision: int
 compiler: str
 planted_faults: str
+tuned_for: str
 
 class FileFormatError(ValueError): ...
 

@@ -38,6 +38,7 @@ def facts() -> dict[str, object]:
         "kernels_available": [implementation.name for implementation in constann.kernels.available()],
         "compiler": _core.compiler,
         "planted_faults": _core.planted_faults,
+        "tuned_for": _core.tuned_for,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "constann": constann.__version__,

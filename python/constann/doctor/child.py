@@ -41,6 +41,7 @@ def _core(_: Any) -> dict[str, Any]:
         "file": core.__file__,
         "compiler": core.compiler,
         "planted_faults": core.planted_faults,
+        "tuned_for": core.tuned_for,
         "format_version": core.format_version,
         "arithmetic_revision": core.arithmetic_revision,
         "builder_revision": core.builder_revision,

@@ -205,6 +205,8 @@ def _core(ended: Ended, cpu: machine.Cpu, explained: bool) -> Section:
     found = ended.answer
     revisions = f"arithmetic revision {found['arithmetic_revision']}, builder revision {found['builder_revision']}"
     section = Section("core", {"loads": True, **found}, [f"loads; {found['compiler']}; {revisions}"])
+    if found["tuned_for"]:
+        section.lines.append(f"tuned: built with CONSTANN_BASELINE={found['tuned_for']}, for no older CPU")
     if found["planted_faults"]:
         section.problems.append(f"this build has a planted fault ({found['planted_faults']}): {REINSTALL}")
     return section
