@@ -9,7 +9,7 @@ from types import FrameType
 
 from docker.errors import DockerException
 
-from ci import cache, engine, gate, host, images, machines, platforms, rootfs, undo, wheels
+from ci import cache, engine, finish, gate, host, images, machines, platforms, python_headers, rootfs, undo, wheels
 from ci.wheel_file import WheelError
 from ci.zig import ToolchainError
 
@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--python", help="the Python version in the images (default: platforms/images.toml's)")
 
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
+    finish.add_arguments(_register(commands, "finish", finish.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     _register(commands, "undo", undo_all)
     return parser
@@ -111,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
         host.HostError,
         engine.EngineError,
         images.ImageError,
+        python_headers.HeadersError,
         rootfs.RootError,
         gate.GateError,
         WheelError,

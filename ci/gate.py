@@ -167,7 +167,8 @@ def _python() -> str:
 
 def _build_wheels(every: Sequence[platforms.Platform], output: Path) -> dict[str, Path]:
     with step("wheels"):
-        return wheels.build_wheels(every, ROOT, output, cache=cache.folder("wheels"))
+        built = wheels.build_wheels(every, ROOT, output, cache=cache.folder("wheels"))
+    return {name: path for (name, _), path in built.items()}
 
 
 def _chosen(expected: Sequence[Machine], names: Sequence[str] | None) -> Sequence[Machine]:

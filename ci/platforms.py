@@ -11,6 +11,7 @@ _T = TypeVar("_T")
 
 FOLDER = Path(__file__).resolve().parent.parent / "platforms"
 _IMAGES = "images.toml"
+_SHARED = frozenset({_IMAGES})
 
 
 class PlatformError(ValueError):
@@ -39,6 +40,8 @@ class Wheel:
     tag: str
     extension_suffix: str
     host_platform: str
+    c_library: str = ""
+    """What musl's C library is called there, which the cross-compiler knows by another name; empty elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,28 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Platform:
-    """One platform: what platforms/<name>.toml says."""
+class Target:
+    """What wheels are built for: what platforms/<name>.toml says."""
 
     name: str
+    system: str
+    """What platform.system() answers there."""
     architecture: str
-    debian_architecture: str
-    container: Container
-    emulator: Emulator
+    """What platform.machine() answers there."""
+    proof: str
+    """How its wheels are shown to be good, for the table of wheels."""
     wheel: Wheel
     compiler: Compiler
     kernels: tuple[KernelSet, ...]
+
+
+@dataclass(frozen=True)
+class Platform(Target):
+    """A target whose machines can be had here, in containers and under QEMU: the gate runs on all of them."""
+
+    debian_architecture: str
+    container: Container
+    emulator: Emulator
     machines: tuple[Machine, ...]
 
     def available_kernels(self, flags: Iterable[str]) -> tuple[KernelSet, ...]:
@@ -144,6 +158,7 @@ class Images:
     pip: str
     glibc: str
     packages: tuple[str, ...]
+    wheels: tuple[str, ...]
     releases: tuple[Release, ...]
 
     def release(self, python: str) -> Release | None:
@@ -151,8 +166,8 @@ class Images:
         return next((release for release in self.releases if release.python == python), None)
 
 
-def load(folder: Path = FOLDER) -> dict[str, Platform]:
-    """Read every platform, by name, in the order of the names.
+def load_targets(folder: Path = FOLDER) -> dict[str, Target]:
+    """Read everything that wheels are built for, by name, in the order of the names.
 
     Parameters
     ----------
@@ -164,10 +179,15 @@ def load(folder: Path = FOLDER) -> dict[str, Platform]:
     PlatformError
         When a file lacks a key, has an unknown one or a value of the wrong type.
     """
-    paths = sorted(path for path in folder.glob("*.toml") if path.name != _IMAGES)
+    paths = sorted(path for path in folder.glob("*.toml") if path.name not in _SHARED)
     if not paths:
         raise PlatformError(f"{folder}: no platform files (*.toml)")
-    return {platform.name: platform for platform in map(_read_platform, paths)}
+    return {target.name: target for target in map(_read_target, paths)}
+
+
+def load(folder: Path = FOLDER) -> dict[str, Platform]:
+    """Read the platforms whose machines can be had here; see `load_targets`."""
+    return {name: target for name, target in load_targets(folder).items() if isinstance(target, Platform)}
 
 
 def load_images(folder: Path = FOLDER) -> Images:
@@ -195,15 +215,36 @@ def read_flags(cpuinfo: str) -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def _read_platform(path: Path) -> Platform:
+def _read_target(path: Path) -> Target:
     table = _parse(path)
     name = table.get("name")
     if name != path.stem:
         raise PlatformError(f"{path}: name is {name!r}, but the file is called {path.stem!r}: make them the same")
-    kernels = tuple(
+    made = {
+        "wheel": _read(Wheel, _table(table, "wheel", path), f"{path}: [wheel]"),
+        "compiler": _read(Compiler, _table(table, "compiler", path), f"{path}: [compiler]"),
+        "kernels": _read_kernels(table, path),
+    }
+    if "machine" in table:
+        return _read_platform(table, path, made)
+    return _read(Target, _without(table, "kernels_of", *made), str(path), **made)
+
+
+def _read_kernels(table: Mapping[str, Any], path: Path) -> tuple[KernelSet, ...]:
+    """Read [kernels], or those of another platform of the same architecture, which `kernels_of` names."""
+    if (other := table.get("kernels_of")) is not None:
+        if "kernels" in table:
+            raise PlatformError(f"{path}: has both [kernels] and kernels_of: keep one")
+        path = path.with_name(f"{other}.toml")
+        table = _parse(path)
+    return tuple(
         KernelSet(key, frozenset(_check(flags, tuple[str, ...], f"{path}: [kernels]: {key}")))
         for key, flags in _table(table, "kernels", path).items()
     )
+
+
+def _read_platform(table: Mapping[str, Any], path: Path, made: Mapping[str, Any]) -> Platform:
+    kernels = made["kernels"]
     machines = tuple(_read_machine(row, kernels, path) for row in _tables(table, "machine", path))
     names = [machine.name for machine in machines]
     for machine_name in names:
@@ -211,14 +252,12 @@ def _read_platform(path: Path) -> Platform:
             raise PlatformError(f"{path}: two machines are called {machine_name!r}")
     return _read(
         Platform,
-        _without(table, "container", "emulator", "wheel", "compiler", "kernels", "machine"),
+        _without(table, "container", "emulator", "machine", "kernels_of", *made),
         str(path),
         container=_read(Container, _table(table, "container", path), f"{path}: [container]"),
         emulator=_read(Emulator, _table(table, "emulator", path), f"{path}: [emulator]"),
-        wheel=_read(Wheel, _table(table, "wheel", path), f"{path}: [wheel]"),
-        compiler=_read(Compiler, _table(table, "compiler", path), f"{path}: [compiler]"),
-        kernels=kernels,
         machines=machines,
+        **made,
     )
 
 

@@ -21,6 +21,13 @@ set(CMAKE_CXX_SCAN_FOR_MODULES OFF)
 # Without it pybind11 asks the running Python for its own extension suffix, and the file is named for the wrong machine.
 set(PYBIND11_USE_CROSSCOMPILING ON)
 
+if(CMAKE_SYSTEM_NAME STREQUAL "Darwin")
+  # What CMake would ask Apple's tools for, which are not here: the compiler is told its target by the wrapper.
+  set(CMAKE_OSX_SYSROOT "" CACHE STRING "")
+  set(CMAKE_OSX_DEPLOYMENT_TARGET "" CACHE STRING "")
+  set(CMAKE_INSTALL_NAME_TOOL true)
+endif()
+
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   # Keeps the symbol table, drops debug information: see the linker script.
   set(CMAKE_MODULE_LINKER_FLAGS_INIT "-Wl,-T,$ENV{CONSTANN_CROSS_TOOLS}/no-debug.lds")

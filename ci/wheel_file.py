@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from email.parser import BytesParser
 from functools import cached_property
 from pathlib import Path
 
+import lief
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
@@ -18,7 +18,9 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from packaging.tags import Tag, parse_tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from ci.platforms import Platform
+from ci.platforms import Target
+
+_MACHO = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")  # of 64 bits, and of several processors
 
 _MACHINES = {"x64": "x86_64", "AArch64": "aarch64"}
 
@@ -32,7 +34,11 @@ _OLD_NAMES = {
 # The C library and its parts: all that a wheel may ask of the system.
 _SYSTEM_LIBRARY = re.compile(
     r"(libc|libm)\.so\.6|libpthread\.so\.0|libdl\.so\.2|librt\.so\.1|ld-linux-[\w-]+\.so\.\d|libc\.musl-\w+\.so\.1"
+    r"|/usr/lib/libSystem\.B\.dylib"
 )
+
+# Linux on 64-bit Arm may have pages of 64 KiB: segments aligned to less cannot be mapped there.
+_LARGEST_PAGE = {"aarch64": 0x10000}
 
 
 class WheelError(RuntimeError):
@@ -49,8 +55,14 @@ class Extension:
     """The processor it is for, as platform.machine() spells it."""
     needed: tuple[str, ...]
     """The shared libraries it asks for."""
-    glibc: tuple[int, ...]
+    glibc: tuple[int, ...] = ()
     """The oldest glibc that has every symbol it asks for; empty where it asks for none."""
+    macos: tuple[int, ...] = ()
+    """The oldest macOS it says it runs on; empty where it is not for macOS."""
+    signed: bool = False
+    """Whether it carries a signature, without which macOS runs no code on Apple silicon."""
+    alignment: int = 0
+    """What its loaded segments are aligned to, in bytes; 0 where that is the system's own affair."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +87,37 @@ class Wheel:
         return hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
-    def glibc(self) -> str:
-        """Return the oldest glibc that all its compiled files run on, such as "2.17", or "none"."""
-        newest = max((extension.glibc for extension in self.extensions), default=())
-        return ".".join(map(str, newest)) or "none"
+    def floor(self) -> str:
+        """Return the oldest system that all its compiled files run on, such as "glibc 2.17" or "macOS 11.0"."""
+        glibc = max((extension.glibc for extension in self.extensions), default=())
+        macos = max((extension.macos for extension in self.extensions), default=())
+        musl = any("musl" in library for extension in self.extensions for library in extension.needed)
+        if glibc or macos:
+            return f"{'glibc' if glibc else 'macOS'} {'.'.join(map(str, glibc or macos))}"
+        return "musl" if musl else "none"
+
+
+def running_version() -> str:
+    """Return the version of the running Python, such as "3.13"."""
+    return sysconfig.get_python_version()
+
+
+def abi_of(version: str) -> str:
+    """Return how wheel tags and extension suffixes name a version of Python, such as "313" or "314t"."""
+    return version.replace(".", "")
 
 
 def running_abi() -> str:
     """Return how wheel tags and extension suffixes name the running Python, such as "311" or "314t"."""
     threads = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
-    return f"{sys.version_info.major}{sys.version_info.minor}{threads}"
+    return abi_of(running_version()) + threads
 
 
-def expected_tags(platform: Platform, abi: str) -> frozenset[Tag]:
-    """Return the tags of a wheel for this platform and Python: the platform's, and its older name if any."""
-    names = [platform.wheel.tag]
-    policy = platform.wheel.tag.removesuffix(f"_{platform.architecture}")
+def expected_tags(platform: Target, abi: str, tag: str | None = None) -> frozenset[Tag]:
+    """Return the tags of a wheel for this platform and Python: the platform's (or `tag`), and its older name if any."""
+    tag = tag or platform.wheel.tag
+    names = [tag]
+    policy = tag.removesuffix(f"_{platform.architecture}")
     if policy in _OLD_NAMES:
         names.append(f"{_OLD_NAMES[policy]}_{platform.architecture}")
     return frozenset(Tag(f"cp{abi.rstrip('t')}", f"cp{abi}", name) for name in names)
@@ -99,6 +126,12 @@ def expected_tags(platform: Platform, abi: str) -> frozenset[Tag]:
 def glibc_of_tag(tag: str) -> tuple[int, ...]:
     """Return the glibc that a manylinux tag promises to run on, such as (2, 17); empty for any other tag."""
     found = re.match(r"manylinux_(\d+)_(\d+)_", tag)
+    return (int(found[1]), int(found[2])) if found else ()
+
+
+def macos_of_tag(tag: str) -> tuple[int, ...]:
+    """Return the macOS that a tag promises to run on, such as (11, 0); empty for any other tag."""
+    found = re.match(r"macosx_(\d+)_(\d+)_", tag)
     return (int(found[1]), int(found[2])) if found else ()
 
 
@@ -122,7 +155,7 @@ def read_wheel(path: Path) -> Wheel:
         raise WheelError(f"{path}: not a wheel that can be read: {error}; build it again") from None
 
 
-def check_wheel(path: Path, platform: Platform, abi: str) -> Wheel:
+def check_wheel(path: Path, platform: Target, abi: str) -> Wheel:
     """Read a wheel and demand that it is for this platform and Python, inside and out.
 
     Parameters
@@ -146,7 +179,7 @@ def check_wheel(path: Path, platform: Platform, abi: str) -> Wheel:
     return wheel
 
 
-def find_faults(wheel: Wheel, platform: Platform, abi: str) -> list[str]:
+def find_faults(wheel: Wheel, platform: Target, abi: str) -> list[str]:
     """Return what keeps a wheel from being one for this platform and Python, one sentence each."""
     faults = [*_tag_faults(wheel, platform, abi)]
     if not wheel.extensions:
@@ -156,7 +189,7 @@ def find_faults(wheel: Wheel, platform: Platform, abi: str) -> list[str]:
     return faults
 
 
-def _tag_faults(wheel: Wheel, platform: Platform, abi: str) -> Iterator[str]:
+def _tag_faults(wheel: Wheel, platform: Target, abi: str) -> Iterator[str]:
     expected = expected_tags(platform, abi)
     if wheel.name_tags != expected:
         yield f"the file name says {_spell(wheel.name_tags)}, expected {_spell(expected)}"
@@ -164,7 +197,7 @@ def _tag_faults(wheel: Wheel, platform: Platform, abi: str) -> Iterator[str]:
         yield f"its WHEEL file says {_spell(wheel.metadata_tags)}, unlike the file name: was it renamed?"
 
 
-def _extension_faults(extension: Extension, platform: Platform, abi: str) -> Iterator[str]:
+def _extension_faults(extension: Extension, platform: Target, abi: str) -> Iterator[str]:
     if extension.machine != platform.architecture:
         yield (
             f"{extension.name} is machine code for {extension.machine}, expected {platform.architecture}:"
@@ -179,12 +212,31 @@ def _extension_faults(extension: Extension, platform: Platform, abi: str) -> Ite
     for library in extension.needed:
         if not _SYSTEM_LIBRARY.fullmatch(library):
             yield f"{extension.name} needs {library}, which not every machine has: link it statically"
+    page = _LARGEST_PAGE.get(extension.machine, 0)
+    if extension.alignment and extension.alignment < page:
+        yield (
+            f"{extension.name} has segments aligned to {extension.alignment} bytes, but pages may have {page} there:"
+            " link with -z max-page-size=65536"
+        )
+    if platform.system == "Darwin":
+        yield from _macos_faults(extension, platform)
     promised = glibc_of_tag(platform.wheel.tag)
     if promised and extension.glibc > promised:
         yield (
             f"{extension.name} needs glibc {'.'.join(map(str, extension.glibc))}, but the tag promises"
             f" {'.'.join(map(str, promised))}"
         )
+
+
+def _macos_faults(extension: Extension, platform: Target) -> Iterator[str]:
+    promised = macos_of_tag(platform.wheel.tag)
+    if extension.macos != promised:
+        yield (
+            f"{extension.name} says it is for macOS {'.'.join(map(str, extension.macos)) or 'of any version'}, but the"
+            f" tag promises {'.'.join(map(str, promised))}"
+        )
+    if not extension.signed:
+        yield f"{extension.name} is not signed, and macOS kills unsigned code: it was changed after it was linked"
 
 
 def _spell(tags: frozenset[Tag]) -> str:
@@ -200,16 +252,40 @@ def _metadata_tags(archive: zipfile.ZipFile) -> frozenset[Tag]:
 
 
 def _extensions(archive: zipfile.ZipFile) -> Iterator[Extension]:
-    """Yield every ELF file, whatever its name: a file of the wrong suffix is what we are here to find."""
+    """Yield every compiled file, whatever its name: one of the wrong suffix is what we are here to find."""
     for name in sorted(archive.namelist()):
         with archive.open(name) as file:
-            if file.read(4) != b"\x7fELF":
-                continue
+            magic = file.read(4)
             file.seek(0)
-            try:
-                yield _read_elf(name, ELFFile(file))
-            except ELFError as error:
-                raise ValueError(f"{name} is a broken ELF file: {error}") from None
+            if magic in _MACHO:
+                yield _read_macho(name, file.read())
+            elif magic == b"\x7fELF":
+                try:
+                    yield _read_elf(name, ELFFile(file))
+                except ELFError as error:
+                    raise ValueError(f"{name} is a broken ELF file: {error}") from None
+
+
+def _read_macho(name: str, content: bytes) -> Extension:
+    lief.logging.disable()
+    parsed = lief.MachO.parse(content)
+    if parsed is None or parsed.size == 0:
+        raise ValueError(f"{name} is a broken Mach-O file")
+    if parsed.size > 1:
+        raise ValueError(f"{name} is for several processors at once, which no wheel of ours is")
+    binary = parsed.at(0)
+    if binary is None or binary.header.cpu_type != lief.MachO.Header.CPU_TYPE.ARM64:
+        raise ValueError(f"{name} is a Mach-O file, but not for Apple silicon")
+    build = binary.build_version
+    return Extension(
+        name,
+        "arm64",
+        tuple(
+            str(library.name) for library in binary.libraries if library.command != lief.MachO.LoadCommand.TYPE.ID_DYLIB
+        ),
+        macos=tuple(build.minos[:2]) if build else (),
+        signed=binary.has_code_signature,
+    )
 
 
 def _read_elf(name: str, elf: ELFFile) -> Extension:
@@ -229,4 +305,11 @@ def _read_elf(name: str, elf: ELFFile) -> Extension:
         if (found := re.fullmatch(r"GLIBC_([\d.]+)", symbol.name))
     ]
     machine = elf.get_machine_arch()
-    return Extension(name, _MACHINES.get(machine, machine), tuple(needed), max(versions, default=()))
+    loaded = [segment["p_align"] for segment in elf.iter_segments() if segment["p_type"] == "PT_LOAD"]
+    return Extension(
+        name,
+        _MACHINES.get(machine, machine),
+        tuple(needed),
+        glibc=max(versions, default=()),
+        alignment=min(loaded, default=0),
+    )

@@ -1,4 +1,4 @@
-"""Builds each platform's wheel by cross-compiling on one Linux machine. Publishes and runs none of them."""
+"""Builds the wheels of each platform and Python by cross-compiling on one Linux machine. Publishes and runs none."""
 
 import argparse
 import hashlib
@@ -18,9 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci.platforms import Platform, load
+from ci import python_headers
+from ci.finish import finish_wheel
+from ci.platforms import Target, load_images, load_targets
 from ci.progress import say, step
-from ci.wheel_file import Wheel, WheelError, check_wheel, read_wheel, running_abi
+from ci.wheel_file import Wheel, WheelError, abi_of, check_wheel, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +56,7 @@ _LINES_SHOWN = 40
 
 
 def build_wheel(
-    platform: Platform,
+    platform: Target,
     source: Path,
     output: Path,
     *,
@@ -62,18 +64,38 @@ def build_wheel(
     defines: Mapping[str, str] | None = None,
     progress: Callable[[str], None] = say,
 ) -> Path:
-    """Build, name and check the wheel of the project for one platform and the running Python.
+    """Build, name and check the wheel of the project for one platform and the running Python; see `build_wheels`."""
+    built = build_wheels([platform], source, output, cache=cache, defines=defines, progress=progress)
+    return built[platform.name, running_version()]
+
+
+def build_wheels(
+    platforms: Iterable[Target],
+    source: Path,
+    output: Path,
+    *,
+    cache: Path,
+    pythons: Sequence[str] = (),
+    defines: Mapping[str, str] | None = None,
+    progress: Callable[[str], None] = say,
+) -> dict[tuple[str, str], Path]:
+    """Build, name and check the wheels of the project for several platforms, side by side, and Pythons.
+
+    The core is compiled once for each platform, the binding once for each Python. The first build of a platform
+    compiles zig's standard library with one processor: the others have work meanwhile.
 
     Parameters
     ----------
-    platform
-        The platform to build for.
+    platforms
+        The platforms to build for.
     source
         The folder of pyproject.toml; it is built as it is, committed or not, and nothing is written there.
     output
-        Where the wheel goes; a wheel of the same name is replaced.
+        Where the wheels go; a wheel of the same name is replaced.
     cache
         A kept folder for compiled libraries, the build environment and the logs; it changes only the time.
+    pythons
+        Versions such as "3.13"; none means the running one.
     defines
         CMake cache entries besides the project's own; the negative controls plant their faults with these.
     progress
@@ -81,58 +103,78 @@ def build_wheel(
 
     Returns
     -------
-    Path
-        The wheel, in `output`.
+    dict
+        The wheels in `output`, by the platform's name and the version of Python.
 
     Raises
     ------
     WheelError
-        When a step fails or the wheel is not what the platform promises.
+        When a step fails or a wheel is not what the platform promises. The first error ends the call once the other
+        builds have ended.
     ToolchainError
-        When the compiler or Python's headers are missing.
+        When the compiler is missing.
+    HeadersError
+        When a Python's headers are.
     """
     cache = cache.absolute()
-    log = _Log(cache / "logs" / _log_name(platform, defines or {}))
-    toolchain = make_toolchain(platform, cache / "zig", once=True)
-    date = _date(source)
-    if date == _NO_COMMIT:
-        progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
-    variables = _variables(platform, toolchain, date)
-    with tempfile.TemporaryDirectory(prefix="constann-wheel-") as work:
-        progress(f"{platform.name}: compiling for {platform.compiler.zig_target}")
-        builder = _builder(source, cache, log, variables)
-        raw = _compile(builder, Path(work, "raw"), toolchain, defines or {}, log)
-        progress(f"{platform.name}: naming and checking {raw.name}")
-        wheel = _name_by_policy(raw, platform, Path(work), variables)
-        check_wheel(wheel, platform, running_abi())
-        output.mkdir(parents=True, exist_ok=True)
-        with kept.whole(output / wheel.name) as place:
-            shutil.copyfile(wheel, place)
-    return output / wheel.name
+    headers = {
+        version: python_headers.headers_of(version, cache / "headers") for version in pythons or [running_version()]
+    }
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        builds = {
+            platform.name: pool.submit(
+                _build_platform,
+                platform,
+                source,
+                output,
+                cache=cache,
+                headers=headers,
+                defines=defines or {},
+                progress=progress,
+            )
+            for platform in platforms
+        }
+    return {(name, version): path for name, build in builds.items() for version, path in build.result().items()}
 
 
-def build_wheels(
-    platforms: Iterable[Platform],
+def _build_platform(
+    platform: Target,
     source: Path,
     output: Path,
     *,
     cache: Path,
-    defines: Mapping[str, str] | None = None,
-    progress: Callable[[str], None] = say,
+    headers: Mapping[str, Path],
+    defines: Mapping[str, str],
+    progress: Callable[[str], None],
 ) -> dict[str, Path]:
-    """Build the wheels of several platforms side by side, and return them by the platform's name.
-
-    The first build of a platform compiles zig's standard library with one processor: the others have work meanwhile.
-    See `build_wheel` for the parameters and errors; the first error ends the call once the other builds have ended.
-    """
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        builds = {
-            platform.name: pool.submit(
-                build_wheel, platform, source, output, cache=cache, defines=defines, progress=progress
-            )
-            for platform in platforms
-        }
-    return {name: build.result() for name, build in builds.items()}
+    """Build the wheels of one platform; see `build_wheels`."""
+    date = _date(source)
+    if date == _NO_COMMIT:
+        progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
+    log = _Log.fresh(cache / "logs" / _log_name(platform, defines))
+    wheels = {}
+    with tempfile.TemporaryDirectory(prefix="constann-wheel-") as work:
+        core: Mapping[str, str] = {}
+        for version, folder in headers.items():
+            toolchain = make_toolchain(platform, cache / "zig", folder, once=True)
+            variables = _variables(platform, toolchain, date, version)
+            builder, environment = _builder(source, cache, log, variables)
+            if not core:
+                progress(f"{platform.name}: compiling for {platform.compiler.zig_target}")
+                entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), **defines}
+                library = _compile_core(
+                    source, Path(work, "core"), environment, entries=entries, variables=variables, log=log
+                )
+                core = {"CONSTANN_CORE": str(library)}
+            raw = _compile(builder, Path(work, version), toolchain, {**defines, **core}, log)
+            progress(f"{platform.name}: naming and checking the wheel for Python {version}")
+            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date)
+            check_wheel(wheel, platform, abi_of(version))
+            output.mkdir(parents=True, exist_ok=True)
+            with kept.whole(output / wheel.name) as place:
+                shutil.copyfile(wheel, place)
+            wheels[version] = output / wheel.name
+    return wheels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,9 +182,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--platform",
         action="append",
-        choices=sorted(load()),
+        choices=sorted(load_targets()),
         dest="platforms",
         help="a platform to build for; may be repeated (default: every one in platforms/)",
+    )
+    parser.add_argument(
+        "--python",
+        action="append",
+        dest="pythons",
+        metavar="VERSION",
+        help=f"a Python to build for, such as 3.13; may be repeated (default: {' and '.join(load_images().wheels)})",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("dist"), metavar="DIR", help="where the wheels go (default: dist)"
@@ -151,40 +200,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the wheels asked for and print one table; return the exit status."""
-    known = load()
+    known = load_targets()
     wanted = [known[name] for name in dict.fromkeys(arguments.platforms or known)]
+    pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
-        paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"))
-    _print_table((name, read_wheel(path)) for name, path in paths.items())
+        paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
+    _print_table((known[name], read_wheel(path)) for (name, _), path in paths.items())
     return 0
 
 
-def _print_table(wheels: Iterable[tuple[str, Wheel]]) -> None:
+def _print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("platform", "file", "size", "SHA-256", "glibc"):
+    for heading in ("platform", "file", "size", "SHA-256", "floor", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for name, wheel in wheels:
-        table.add_row(name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.glibc)
+    for target, wheel in wheels:
+        table.add_row(target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, target.proof)
     # Names and digests are there to be copied: a terminal may wrap the lines, but nothing is cut.
     Console(width=1000, soft_wrap=True).print(table)
 
 
-def _log_name(platform: Platform, defines: Mapping[str, str]) -> str:
+def _log_name(platform: Target, defines: Mapping[str, str]) -> str:
     """Return a file name for each kind of build: one with a planted fault must not overwrite the release's."""
     digest = hashlib.sha256(repr(sorted(defines.items())).encode()).hexdigest()[:8]
-    return f"{platform.name}-cp{running_abi()}{f'-{digest}' if defines else ''}.txt"
+    return f"{platform.name}{f'-{digest}' if defines else ''}.txt"
 
 
 @dataclass(frozen=True)
 class _Log:
-    """Where the output of the tools goes: one file a wheel, whose end is in the error when a tool fails."""
+    """Where the output of the tools goes: one file a platform, whose end is in the error when a tool fails."""
 
     path: Path
 
+    @classmethod
+    def fresh(cls, path: Path) -> "_Log":
+        """Begin the log anew."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        return cls(path)
+
     def run(self, command: Sequence[str], variables: Mapping[str, str], cwd: str | None) -> None:
         """Run a command with its output in the log; raises CalledProcessError."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w") as file:
+        with self.path.open("a") as file:
             print(f"$ {' '.join(command)}", file=file, flush=True)
             subprocess.run(command, cwd=cwd, env=dict(variables), stdout=file, stderr=file, check=True)
 
@@ -212,8 +268,10 @@ class _BuildEnvironment(IsolatedEnv):
         return {"PATH": os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])}
 
 
-def _builder(source: Path, cache: Path, log: _Log, variables: Mapping[str, str]) -> ProjectBuilder:
-    """Return the project's builder, in an environment of its own, whose backend runs with these variables."""
+def _builder(
+    source: Path, cache: Path, log: _Log, variables: Mapping[str, str]
+) -> tuple[ProjectBuilder, _BuildEnvironment]:
+    """Return the project's builder, whose backend runs with these variables, and the environment it runs in."""
 
     def run_hook(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
         log.run(cmd, {**variables, **(extra_environ or {})}, cwd)
@@ -221,7 +279,7 @@ def _builder(source: Path, cache: Path, log: _Log, variables: Mapping[str, str])
     try:
         requirements = ProjectBuilder(source).build_system_requires
         environment = _build_environment(requirements, source, cache / "environments")
-        return ProjectBuilder.from_isolated_env(environment, source, run_hook)
+        return ProjectBuilder.from_isolated_env(environment, source, run_hook), environment
     except (BuildException, BuildBackendException) as error:
         raise WheelError(f"{source} is no project that can be built: {error}") from error
 
@@ -249,7 +307,7 @@ def _build_environment(requirements: Iterable[str], source: Path, folder: Path) 
     return _BuildEnvironment(environment)
 
 
-def _variables(platform: Platform, toolchain: Toolchain, date: str) -> dict[str, str]:
+def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) -> dict[str, str]:
     """Return the variables that the build backend runs with: ours without flags, and the target's names.
 
     pip must not see them: by _PYTHON_HOST_PLATFORM it would install CMake and Ninja for the target.
@@ -262,7 +320,7 @@ def _variables(platform: Platform, toolchain: Toolchain, date: str) -> dict[str,
     return {
         **inherited,
         **toolchain.environment,
-        "SETUPTOOLS_EXT_SUFFIX": platform.wheel.extension_suffix.format(abi=running_abi()),
+        "SETUPTOOLS_EXT_SUFFIX": platform.wheel.extension_suffix.format(abi=abi_of(version)),
         "SOURCE_DATE_EPOCH": date,
         "_PYTHON_HOST_PLATFORM": platform.wheel.host_platform,
     }
@@ -282,6 +340,27 @@ def _date(source: Path) -> str:
     return answer or _NO_COMMIT
 
 
+def _compile_core(
+    source: Path,
+    work: Path,
+    environment: _BuildEnvironment,
+    *,
+    entries: Mapping[str, str],
+    variables: Mapping[str, str],
+    log: _Log,
+) -> Path:
+    """Compile what knows nothing of Python, and return the library."""
+    cmake = str(environment.folder / "bin" / "cmake")
+    options = [f"-D{name}={value}" for name, value in entries.items()]
+    found = {**variables, **environment.make_extra_environ()}
+    try:
+        log.run([cmake, "-S", str(source), "-B", str(work), "-G", "Ninja", *options], found, None)
+        log.run([cmake, "--build", str(work), "--target", "constann_core"], found, None)
+    except subprocess.CalledProcessError:
+        raise log.failure(f"{source} does not build") from None
+    return work / "libconstann_core.a"
+
+
 def _compile(
     builder: ProjectBuilder, output: Path, toolchain: Toolchain, defines: Mapping[str, str], log: _Log
 ) -> Path:
@@ -294,16 +373,3 @@ def _compile(
         return Path(builder.build("wheel", output, settings))
     except BuildBackendException:
         raise log.failure(f"{builder.source_dir} does not build") from None
-
-
-def _name_by_policy(wheel: Path, platform: Platform, work: Path, variables: Mapping[str, str]) -> Path:
-    """Let auditwheel judge the wheel and name it for the platform's policy; the same bytes whoever runs this."""
-    output = work / "named"
-    command = [sys.executable, "-m", "ci.wheel_policy", str(wheel), platform.wheel.tag, str(output)]
-    result = subprocess.run(
-        command, cwd=_ROOT, env=dict(variables), umask=0o022, capture_output=True, text=True, check=False
-    )
-    if result.returncode:
-        raise WheelError(result.stderr.strip())
-    (named,) = output.glob("*.whl")
-    return named

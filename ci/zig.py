@@ -2,14 +2,13 @@
 
 import os
 import shlex
-import sysconfig
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from ci.platforms import Platform
+from ci.platforms import Target
 
 _TOOLCHAIN = Path(__file__).resolve().parent / "toolchain.cmake"
 
@@ -31,7 +30,8 @@ for flag; do
     -march=armv8.[1-9]-a | -march=armv8.[1-9]-a+*)
       version=${{flag#-march=armv8.}}
       flag=-mcpu=generic+v8_${{version%%-*}}a${{version#?-a}} ;;
-    -mtune=generic) continue ;;
+    -bundle) flag=-dynamiclib ;; # zig's linker makes no bundles; Python loads both
+    -mtune=generic | -Wl,-headerpad_max_install_names | -headerpad_max_install_names) continue ;;
     *CMakeC*CompilerId.c*) set -- "$@" -c ;; # never linked: it would compile a standard library for nothing
   esac
   set -- "$@" "$flag"
@@ -65,7 +65,7 @@ class Toolchain:
     environment: Mapping[str, str]
 
 
-def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain:
+def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, *, once: bool) -> Toolchain:
     """Write the compiler wrappers for a platform and return the toolchain.
 
     Parameters
@@ -74,6 +74,8 @@ def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain
         The platform to compile for.
     folder
         A kept folder: it also holds zig's cache, where its standard library is compiled once a platform.
+    headers
+        A folder searched before those that the project names, such as the headers of another Python.
     once
         Whether the build folder is thrown away: lists of the headers are then not written, for zig compiles anew
         whatever it has to list them for. In a kept build folder, changed headers would go unnoticed.
@@ -81,7 +83,7 @@ def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain
     Raises
     ------
     ToolchainError
-        When ziglang is not installed or the running Python has no headers.
+        When ziglang is not installed.
     """
     tools = folder / platform.name
     tools.mkdir(parents=True, exist_ok=True)
@@ -97,9 +99,9 @@ def make_toolchain(platform: Platform, folder: Path, *, once: bool) -> Toolchain
     _write(tools / "no-debug.lds", _LINKER_SCRIPT, mode=0o644)
     environment = {
         "CONSTANN_CROSS_TOOLS": str(tools),
-        "CONSTANN_CROSS_SYSTEM": "Linux",
+        "CONSTANN_CROSS_SYSTEM": platform.system,
         "CONSTANN_CROSS_ARCHITECTURE": platform.architecture,
-        "CONSTANN_CROSS_INCLUDE": _config_include(platform, tools),
+        "CONSTANN_CROSS_INCLUDE": str(headers or ""),
         "CONSTANN_CROSS_ONCE": "1" if once else "",
     }
     return Toolchain(_TOOLCHAIN, environment)
@@ -116,28 +118,6 @@ def _find_zig() -> Path:
             " `pip install --group harness` (package ziglang)"
         )
     return Path(spec.origin).parent / "zig"
-
-
-def _config_include(platform: Platform, tools: Path) -> str:
-    """Return the include folder that Debian's Python headers need besides their own; empty for other Pythons.
-
-    Debian's pyconfig.h includes `<ARCHITECTURE-linux-gnu/pythonX.Y/pyconfig.h>`, and only this machine's is there.
-    It serves: those of 64-bit little-endian machines differ in macros that extension modules do not use.
-    """
-    header = Path(sysconfig.get_path("include")) / "Python.h"
-    if not header.is_file():
-        raise ToolchainError(
-            f"{header} is missing: install the headers of this Python (Debian: apt-get install python3-dev)"
-        )
-    python = f"python{sysconfig.get_python_version()}"
-    own = f"{sysconfig.get_config_var('MULTIARCH')}/{python}/pyconfig.h"
-    real = header.parent.parent / own
-    if f"<{own}>" not in (header.parent / "pyconfig.h").read_text() or not real.is_file():
-        return ""
-    copy = tools / "include" / f"{platform.architecture}-linux-gnu" / python / "pyconfig.h"
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    _write(copy, real.read_text(), mode=0o644)
-    return str(tools / "include")
 
 
 def _write(path: Path, text: str, *, mode: int) -> None:

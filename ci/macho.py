@@ -1,0 +1,130 @@
+"""Takes the building machine's paths and times out of a Mach-O file that was cross-compiled, and mends its signature.
+
+zig's linker notes for debuggers where each object file lay and when it was written, and leaves that out only together
+with the names of functions, by which the audit tells what an instruction is for. Nothing that runs is changed.
+"""
+
+import struct
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+_MAGIC = 0xFEEDFACF
+_SYMTAB, _UUID, _CODE_SIGNATURE = 0x2, 0x1B, 0x1D
+
+# An entry of the symbol table (struct nlist_64): place of the name, type, section, description, value.
+_ENTRY = struct.Struct("<IBBHQ")
+_FOR_DEBUGGERS = 0xE0
+_NO_NOTE = (0, 0x3C, 0, 0, 0)  # N_OPT, which says nothing
+
+_SIGNATURE, _CODE_DIRECTORY, _SHA256 = 0xFADE0CC0, 0xFADE0C02, 2
+
+
+class MachOError(ValueError):
+    """A file is not the Mach-O file that we can clean; the text says why."""
+
+
+@dataclass(frozen=True)
+class _Command:
+    kind: int
+    place: int
+    size: int
+
+
+def clean(path: Path) -> int:
+    """Empty the notes for debuggers, derive the UUID from what is left, and hash the pages anew for the signature.
+
+    Returns
+    -------
+    int
+        How many notes there were; 0 leaves the file untouched.
+
+    Raises
+    ------
+    MachOError
+        When it is no 64-bit Mach-O file, or is signed in a way that cannot be mended without a key.
+    """
+    content = bytearray(path.read_bytes())
+    commands = {command.kind: command for command in _commands(content, path)}
+    if _SYMTAB not in commands:
+        return 0
+    emptied = _empty_notes(content, commands[_SYMTAB])
+    if emptied:
+        if _UUID in commands:
+            place = commands[_UUID].place + 8
+            content[place : place + 16] = bytes(16)
+        if _CODE_SIGNATURE in commands:
+            start, size = struct.unpack_from("<II", content, commands[_CODE_SIGNATURE].place + 8)
+            if _UUID in commands:
+                content[place : place + 16] = sha256(content[:start]).digest()[:16]
+            _sign(content, start, size, path)
+        path.write_bytes(content)
+    return emptied
+
+
+def unsigned_pages(path: Path) -> list[int]:
+    """Return the numbers of the pages whose hash in the signature is not theirs: macOS would kill the process there."""
+    content = bytearray(path.read_bytes())
+    commands = {command.kind: command for command in _commands(content, path)}
+    if _CODE_SIGNATURE not in commands:
+        raise MachOError(f"{path}: has no signature")
+    start, _ = struct.unpack_from("<II", content, commands[_CODE_SIGNATURE].place + 8)
+    return [
+        number
+        for number, (place, digest) in enumerate(_hashes(content, start, path))
+        if content[place : place + 32] != digest
+    ]
+
+
+def _commands(content: bytearray, path: Path) -> Iterator[_Command]:
+    if len(content) < 32 or struct.unpack_from("<I", content)[0] != _MAGIC:
+        raise MachOError(f"{path}: not a 64-bit Mach-O file")
+    (count,) = struct.unpack_from("<I", content, 16)
+    place = 32
+    for _ in range(count):
+        kind, size = struct.unpack_from("<II", content, place)
+        yield _Command(kind, place, size)
+        place += size
+
+
+def _empty_notes(content: bytearray, table: _Command) -> int:
+    """Overwrite every symbol for debuggers, and the names that only they use."""
+    symbols, count, strings, length = struct.unpack_from("<IIII", content, table.place + 8)
+    entries = [_ENTRY.unpack_from(content, symbols + _ENTRY.size * number) for number in range(count)]
+    notes = [number for number, entry in enumerate(entries) if entry[1] & _FOR_DEBUGGERS and entry != _NO_NOTE]
+    for number in notes:
+        _ENTRY.pack_into(content, symbols + _ENTRY.size * number, *_NO_NOTE)
+    used = sorted({entry[0] for entry in entries if not entry[1] & _FOR_DEBUGGERS})
+    for name in {entries[number][0] for number in notes}:
+        if 0 < name < length:
+            end = content.index(0, strings + name) - strings
+            # Names may share their ends.
+            following = bisect_left(used, name)
+            end = min(end, *used[following : following + 1], end)
+            content[strings + name : strings + end] = bytes(max(0, end - name))
+    return len(notes)
+
+
+def _sign(content: bytearray, start: int, size: int, path: Path) -> None:
+    if struct.unpack_from(">I", content, start)[0] != _SIGNATURE:
+        raise MachOError(f"{path}: its signature cannot be read")
+    blobs = struct.unpack_from(">I", content, start + 8)[0]
+    # An ad-hoc signature holds hashes alone; one with a certificate's would no longer fit.
+    if blobs != 1 or size < 1:
+        raise MachOError(f"{path}: is signed with more than hashes: clean it before it is signed")
+    for place, digest in _hashes(content, start, path):
+        content[place : place + 32] = digest
+
+
+def _hashes(content: bytearray, start: int, path: Path) -> Iterator[tuple[int, bytes]]:
+    """Give the place of each page's hash in the signature, and what it must be."""
+    directory = start + struct.unpack_from(">I", content, start + 16)[0]
+    magic, _, _, _, hashes, _, _, pages, limit = struct.unpack_from(">9I", content, directory)
+    hash_size, hash_type, _, page_bits = struct.unpack_from(">4B", content, directory + 36)
+    if magic != _CODE_DIRECTORY or hash_type != _SHA256 or hash_size != 32:
+        raise MachOError(f"{path}: its signature is of a kind unknown here")
+    for number in range(pages):
+        first = number << page_bits
+        yield directory + hashes + 32 * number, sha256(content[first : min(first + (1 << page_bits), limit)]).digest()
