@@ -227,7 +227,10 @@ def conclude(
         report.problems.append(f"expected machines have no row: {', '.join(sorted(missing))}")
     if len(rows) < 2 and not data.carried:
         report.problems.append("one machine alone agrees with itself: choose two or more")
-    report.problems += [f"a wheel for a release has a planted fault: {fault}" for fault in _planted(rows)]
+    report.problems += [
+        f"a wheel for a release has a planted fault: {fault}" for fault in _facts(rows, "planted_faults")
+    ]
+    report.problems += [f"a wheel for a release is tuned for {cpu}" for cpu in _facts(rows, "tuned_for")]
     report.problems += _missing_native_rows(rows, expected)
     report.problems += [f"negative control: {problem}" for outcome in outcomes for problem in outcome.problems]
     if data.carried:
@@ -240,8 +243,8 @@ def conclude(
     return report
 
 
-def _planted(rows: Sequence[matrix.Row]) -> set[str]:
-    return {row.answers["facts"]["planted_faults"] for row in rows if row.answers} - {""}
+def _facts(rows: Sequence[matrix.Row], name: str) -> list[str]:
+    return sorted({row.answers["facts"][name] for row in rows if row.answers} - {""})
 
 
 def _missing_native_rows(rows: Sequence[matrix.Row], expected: Sequence[Machine]) -> list[str]:

@@ -107,12 +107,6 @@ def abi_of(version: str) -> str:
     return version.replace(".", "")
 
 
-def running_abi() -> str:
-    """Return how wheel tags and extension suffixes name the running Python, such as "311" or "314t"."""
-    threads = "t" if sysconfig.get_config_var("Py_GIL_DISABLED") else ""
-    return abi_of(running_version()) + threads
-
-
 def expected_tags(platform: Target, abi: str, tag: str | None = None) -> frozenset[Tag]:
     """Return the tags of a wheel for this platform and Python: the platform's (or `tag`), and its older name if any."""
     tag = tag or platform.wheel.tag
@@ -165,7 +159,7 @@ def check_wheel(path: Path, platform: Target, abi: str) -> Wheel:
     platform
         The platform it has to be for.
     abi
-        The Python it has to be for, as `running_abi` spells it.
+        The Python it has to be for, as `abi_of` spells it.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -181,12 +182,18 @@ def test_the_users_flags_change_nothing_and_contraction_would(
     """The control: where the project's own flag is turned, with FMA at hand, answers differ."""
     if "fma" not in constann.kernels.cpu_features():
         pytest.skip("this CPU has no FMA: run on one from 2013 or later")
-    flags = "-O2 -mfma -ffp-contract=fast -fassociative-math -fno-signed-zeros -fno-trapping-math"
+    flags = "-O2 -ffp-contract=fast -fassociative-math -fno-signed-zeros -fno-trapping-math"
     differ = {}
     for plant in ("ON", "OFF"):
         folder = tmp_path / plant
         build = folder / "build"
-        built = cmake_build(build, "constann_conformance", optimisation=flags, CONSTANN_PLANT_CONTRACTION=plant)
+        built = cmake_build(
+            build,
+            "constann_conformance",
+            optimisation=flags,
+            CONSTANN_BASELINE="x86-64-v3",
+            CONSTANN_PLANT_CONTRACTION=plant,
+        )
         assert built.returncode == 0, built.stdout
         answers = run_conformance(build / "constann_conformance", "avx2", inputs, folder / "out")
         differ[plant] = [file for file in answers if answers[file] != expected[file]]
@@ -285,3 +292,41 @@ def test_an_unsupported_compiler_is_refused_in_one_sentence(tmp_path: Path) -> N
     run = subprocess.run([*configure, f"-DCMAKE_CXX_COMPILER={old}"], capture_output=True, text=True, check=False)
     assert run.returncode != 0
     assert "Constann needs GCC 11 or Clang 14 or newer, not GNU 10." in run.stderr
+
+
+@pytest.mark.skipif(not X86, reason="the flags are x86's; those of Arm take the same way through CMakeLists.txt")
+def test_instruction_sets_in_the_users_flags_are_left_out_with_a_warning(tmp_path: Path) -> None:
+    configured = configure(tmp_path, "-DCMAKE_CXX_FLAGS=-O2 -march=native -mavx2 -mno-red-zone")
+    assert configured.returncode == 0, configured.stderr
+    for flag in ("-march=native", "-mavx2"):
+        assert re.search(rf"{flag} of CMAKE_CXX_FLAGS is left out: .*CONSTANN_BASELINE", unwrapped(configured.stderr))
+    commands = (tmp_path / "compile_commands.json").read_text()
+    assert "-march=native" not in commands and "-mno-red-zone" in commands
+    assert not [line for line in commands.splitlines() if "-mavx2" in line and "avx2.dir" not in line]
+
+
+@pytest.mark.skipif(not X86, reason="the flags are x86's; those of Arm take the same way through CMakeLists.txt")
+def test_a_compiler_that_adds_instruction_sets_by_itself_is_refused(tmp_path: Path) -> None:
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    assert configure(tmp_path, variables={"CXX": f"{compiler} -mavx2"}).returncode == 0
+    build = ["ninja", "-C", str(tmp_path), "CMakeFiles/constann_core.dir/cpp/core/metric.cpp.o"]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode and "not every x86-64 CPU has" in built.stdout
+    assert configure(tmp_path / "without").returncode == 0
+    build[2] = str(tmp_path / "without")
+    assert subprocess.run(build, capture_output=True, check=False).returncode == 0
+
+
+def test_a_build_tuned_for_whatever_machine_it_runs_on_is_refused(tmp_path: Path) -> None:
+    configured = configure(tmp_path, "-DCONSTANN_BASELINE=native")
+    assert configured.returncode and "name the CPU" in unwrapped(configured.stderr)
+
+
+def configure(folder: Path, *options: str, variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    environment = {**os.environ, **(variables or {})}
+    return subprocess.run([*command, *options], capture_output=True, text=True, check=False, env=environment)
+
+
+def unwrapped(message: str) -> str:
+    return " ".join(message.split())

@@ -216,8 +216,12 @@ def test_planted_wheels_and_unnoticed_controls_fail_the_gate(agreeing: list[matr
     for row in agreeing:
         assert row.answers is not None
         row.answers["facts"]["planted_faults"] = "avx2"
+        row.answers["facts"]["tuned_for"] = "x86-64-v3"
     report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
-    assert report.problems == ["a wheel for a release has a planted fault: avx2"]
+    assert report.problems == [
+        "a wheel for a release has a planted fault: avx2",
+        "a wheel for a release is tuned for x86-64-v3",
+    ]
 
 
 def test_a_kernel_set_without_a_native_row_fails_the_gate(agreeing: list[matrix.Row]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ci import wheels, zig
+from ci import finish, python_headers, wheels, zig
 from ci.platforms import Platform, load
 from ci.wheel_file import (
     Extension,
@@ -27,7 +27,7 @@ from ci.wheel_file import (
     find_faults,
     glibc_of_tag,
     read_wheel,
-    running_abi,
+    running_version,
 )
 
 PLATFORMS = load()
@@ -58,7 +58,7 @@ def make_wheel(
 
 def good_extension() -> Extension:
     name = "constann/_core.cpython-311-x86_64-linux-gnu.so"
-    return Extension(name, "x86_64", ("libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"), (2, 17))
+    return Extension(name, "x86_64", ("libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"), glibc=(2, 17))
 
 
 def good_wheel(extension: Extension | None = None) -> Wheel:
@@ -140,8 +140,8 @@ def test_a_wheel_without_machine_code_is_a_fault() -> None:
 
 def test_versions_are_compared_as_numbers() -> None:
     extensions = tuple(dataclasses.replace(good_extension(), glibc=glibc) for glibc in [(2, 4), (2, 17), ()])
-    assert dataclasses.replace(good_wheel(), extensions=extensions).glibc == "2.17"
-    assert dataclasses.replace(good_wheel(), extensions=()).glibc == "none"
+    assert dataclasses.replace(good_wheel(), extensions=extensions).floor == "glibc 2.17"
+    assert dataclasses.replace(good_wheel(), extensions=()).floor == "none"
     assert glibc_of_tag("manylinux_2_5_x86_64") < glibc_of_tag("manylinux_2_17_x86_64")
     assert glibc_of_tag("linux_x86_64") == ()
 
@@ -200,7 +200,7 @@ def test_a_wheel_that_does_not_keep_the_policy_is_refused(tmp_path: Path) -> Non
         archive.writestr("constann-0.1.0.dist-info/RECORD", f"constann/{module.name},,\n")
     platform = PLATFORMS[f"linux-{machine}"]
     with pytest.raises(WheelError, match=rf"cannot be {platform.wheel.tag}: .*symbols .*GLIBC_.* lib\w*openblas"):
-        wheels._name_by_policy(path, platform, tmp_path, {})
+        finish.judge(path, platform.wheel.tag)
 
 
 @pytest.fixture
@@ -266,10 +266,16 @@ def test_a_missing_compiler_says_what_to_install(tmp_path: Path, monkeypatch: py
 
 
 def test_missing_headers_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zig, "_find_zig", lambda: tmp_path / "zig")
-    monkeypatch.setattr("ci.zig.sysconfig.get_path", lambda name: str(tmp_path))
-    with pytest.raises(zig.ToolchainError, match=r"Python\.h is missing: .*python3-dev"):
-        zig.make_toolchain(X86, tmp_path, once=True)
+    monkeypatch.setattr("ci.python_headers.sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(python_headers.HeadersError, match=r"Python\.h is missing: .*apt-get install python.*-dev"):
+        python_headers.headers_of(running_version(), tmp_path / "cache")
+
+
+def test_headers_that_no_release_carries_name_both_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        python_headers.HeadersError, match=r"headers of Python 3\.99 are missing: .*names no release.*PATH"
+    ):
+        python_headers.headers_of("3.99", tmp_path)
 
 
 def test_foreign_flags_do_not_reach_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,11 +284,11 @@ def test_foreign_flags_do_not_reach_a_release(tmp_path: Path, monkeypatch: pytes
     for name in [*dropped, *kept]:
         monkeypatch.setenv(name, "given")
     toolchain = zig.Toolchain(tmp_path / "file", {})
-    variables = wheels._variables(ARM, toolchain, "1577836800")
+    variables = wheels._variables(ARM, toolchain, "1577836800", "3.13")
     assert not variables.keys() & set(dropped)
     assert all(variables[name] == "given" for name in kept)
     assert variables["_PYTHON_HOST_PLATFORM"] == "linux-aarch64"
-    assert variables["SETUPTOOLS_EXT_SUFFIX"] == f".cpython-{running_abi()}-aarch64-linux-gnu.so"
+    assert variables["SETUPTOOLS_EXT_SUFFIX"] == ".cpython-313-aarch64-linux-gnu.so"
 
 
 def test_the_date_of_a_wheel_is_never_the_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +313,7 @@ def test_the_date_does_not_depend_on_who_owns_the_sources(tmp_path: Path, monkey
 def test_a_build_with_a_planted_fault_has_a_log_of_its_own() -> None:
     names = [wheels._log_name(ARM, defines) for defines in ({}, {"FAULT": "1"}, {"FAULT": "2"})]
     names.append(wheels._log_name(X86, {}))
-    assert len(set(names)) == 4 and names[0] == f"linux-aarch64-cp{running_abi()}.txt"
+    assert len(set(names)) == 4 and names[0] == "linux-aarch64.txt"
 
 
 def test_a_folder_without_a_project_is_refused(tmp_path: Path) -> None:
