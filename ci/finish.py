@@ -18,8 +18,11 @@ from pathlib import Path
 
 from ci import cache as kept
 from ci import macho, sbom
+from ci.audit import manifest
+from ci.audit.binaries import read_binary
+from ci.audit.scan import scan
 from ci.platforms import Target, load_targets
-from ci.wheel_file import Wheel, WheelError, expected_tags, read_wheel
+from ci.wheel_file import WheelError, expected_tags, read_wheel, target_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,6 +59,7 @@ def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str
                 _name_c_library(extension, target.wheel.c_library)
             if target.system == "Darwin":
                 macho.clean(extension)
+        _write_manifest(folder, target)
         sbom.write(folder, information, sorted(folder.rglob("*.so")))
         _write_tags(information / "WHEEL", [str(each) for each in expected_tags(target, abi, tag)])
         Path(work, "packed").mkdir()
@@ -92,7 +96,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Finish a wheel that cibuildwheel or `pip wheel` built: what cibuildwheel's repair command calls."""
     raw = read_wheel(arguments.wheel)
-    target = _target_of(raw)
+    target = target_of(raw, load_targets().values())
+    if target is None:
+        names = ", ".join(each.name for each in raw.extensions) or "no compiled file"
+        raise WheelError(f"{raw.path}: no file in platforms/ is for {names}")
     (abi,) = {each.abi.removeprefix("cp") for each in raw.name_tags}
     tag = arguments.tag
     if tag == "auto":
@@ -100,18 +107,6 @@ def run(arguments: argparse.Namespace) -> int:
     date = os.environ.get("SOURCE_DATE_EPOCH") or _date_inside(raw.path)
     print(finish_wheel(raw.path, target, abi, arguments.output, date=date, tag=tag))
     return 0
-
-
-def _target_of(raw: Wheel) -> Target:
-    """Return what a wheel was built for, by its machine code."""
-    if not raw.extensions:
-        raise WheelError(f"{raw.path}: holds no compiled file")
-    extension = raw.extensions[0]
-    for target in load_targets().values():
-        same_kind = extension.name.endswith(target.wheel.extension_suffix.partition("}")[2])
-        if target.architecture == extension.machine and same_kind:
-            return target
-    raise WheelError(f"{raw.path}: no file in platforms/ is for {extension.name} ({extension.machine})")
 
 
 def _date_inside(raw: Path) -> str:
@@ -124,6 +119,14 @@ def _unpack(raw: Path, work: Path, date: str) -> Path:
     _tool(["wheel", "unpack", "--dest", str(work / "unpacked"), str(raw)], date)
     (folder,) = (work / "unpacked").iterdir()
     return folder
+
+
+def _write_manifest(folder: Path, target: Target) -> None:
+    """Say in the wheel which functions use which instruction sets: doctor shows it, and the audit compares."""
+    binaries = (
+        read_binary(each.relative_to(folder).as_posix(), each.read_bytes()) for each in sorted(folder.rglob("*.so"))
+    )
+    (folder / manifest.NAME).write_text(manifest.to_text(manifest.manifest_of({b: scan(b) for b in binaries}, target)))
 
 
 def _write_tags(path: Path, tags: Sequence[str]) -> None:

@@ -61,6 +61,16 @@ class KernelSet:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Functions that may use instruction sets beyond the baseline, because they ask the CPU first."""
+
+    functions: tuple[str, ...]
+    """Regular expressions, each for the whole of a mangled name."""
+    sets: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """One row that a release must have run on: a platform, a CPU, a numpy, and the kernels it is to use."""
 
@@ -98,8 +108,11 @@ class Target:
     proof: str
     """How its wheels are shown to be good, for the table of wheels."""
     wheel: Wheel
+    baseline: tuple[str, ...]
+    """The instruction sets that every CPU there has, beyond SSE2 on x86-64 and Armv8.0-A on Arm."""
     compiler: Compiler
     kernels: tuple[KernelSet, ...]
+    allowed: tuple[Allowed, ...]
 
 
 @dataclass(frozen=True)
@@ -223,24 +236,36 @@ def _read_target(path: Path) -> Target:
     made = {
         "wheel": _read(Wheel, _table(table, "wheel", path), f"{path}: [wheel]"),
         "compiler": _read(Compiler, _table(table, "compiler", path), f"{path}: [compiler]"),
-        "kernels": _read_kernels(table, path),
+        **_read_code(table, path),
     }
     if "machine" in table:
         return _read_platform(table, path, made)
-    return _read(Target, _without(table, "kernels_of", *made), str(path), **made)
+    return _read(Target, _without(table, "code_of", *made), str(path), **made)
 
 
-def _read_kernels(table: Mapping[str, Any], path: Path) -> tuple[KernelSet, ...]:
-    """Read [kernels], or those of another platform of the same architecture, which `kernels_of` names."""
-    if (other := table.get("kernels_of")) is not None:
-        if "kernels" in table:
-            raise PlatformError(f"{path}: has both [kernels] and kernels_of: keep one")
+def _read_code(table: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Read [kernels] and [[allowed]], or those of another platform with the same code, which `code_of` names."""
+    if (other := table.get("code_of")) is not None:
+        if "kernels" in table or "allowed" in table:
+            raise PlatformError(f"{path}: has [kernels] or [[allowed]] and code_of: keep one")
         path = path.with_name(f"{other}.toml")
         table = _parse(path)
-    return tuple(
+    kernels = tuple(
         KernelSet(key, frozenset(_check(flags, tuple[str, ...], f"{path}: [kernels]: {key}")))
         for key, flags in _table(table, "kernels", path).items()
     )
+    allowed = tuple(_read_allowed(row, path) for row in table.get("allowed", ()))
+    return {"kernels": kernels, "allowed": allowed}
+
+
+def _read_allowed(row: Mapping[str, Any], path: Path) -> Allowed:
+    where = f"{path}: [[allowed]] {row.get('functions', '(without functions)')}"
+    allowed = _read(Allowed, {**row, "sets": row.get("sets", [])}, where)
+    try:
+        any(map(re.compile, allowed.functions))
+    except re.error as error:
+        raise PlatformError(f"{where}: no regular expression: {error}") from None
+    return allowed
 
 
 def _read_platform(table: Mapping[str, Any], path: Path, made: Mapping[str, Any]) -> Platform:
@@ -252,7 +277,7 @@ def _read_platform(table: Mapping[str, Any], path: Path, made: Mapping[str, Any]
             raise PlatformError(f"{path}: two machines are called {machine_name!r}")
     return _read(
         Platform,
-        _without(table, "container", "emulator", "machine", "kernels_of", *made),
+        _without(table, "container", "emulator", "machine", "code_of", *made),
         str(path),
         container=_read(Container, _table(table, "container", path), f"{path}: [container]"),
         emulator=_read(Emulator, _table(table, "emulator", path), f"{path}: [emulator]"),

@@ -4,7 +4,7 @@ import hashlib
 import re
 import sysconfig
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.parser import BytesParser
 from functools import cached_property
@@ -149,28 +149,14 @@ def read_wheel(path: Path) -> Wheel:
         raise WheelError(f"{path}: not a wheel that can be read: {error}; build it again") from None
 
 
-def check_wheel(path: Path, platform: Target, abi: str) -> Wheel:
-    """Read a wheel and demand that it is for this platform and Python, inside and out.
-
-    Parameters
-    ----------
-    path
-        The wheel, repaired and named.
-    platform
-        The platform it has to be for.
-    abi
-        The Python it has to be for, as `abi_of` spells it.
-
-    Raises
-    ------
-    WheelError
-        With every fault, one on a line.
-    """
-    wheel = read_wheel(path)
-    if faults := find_faults(wheel, platform, abi):
-        lines = "\n".join(f"  - {fault}" for fault in faults)
-        raise WheelError(f"{path} is not a wheel for {platform.name}:\n{lines}")
-    return wheel
+def target_of(wheel: Wheel, targets: Iterable[Target]) -> Target | None:
+    """Return what a wheel was built for, by its machine code and the name of the file that holds it."""
+    for extension in wheel.extensions:
+        for target in targets:
+            same_kind = extension.name.endswith(target.wheel.extension_suffix.partition("}")[2])
+            if target.architecture == extension.machine and same_kind:
+                return target
+    return None
 
 
 def find_faults(wheel: Wheel, platform: Target, abi: str) -> list[str]:

@@ -19,10 +19,12 @@ from rich.table import Table
 
 from ci import cache as kept
 from ci import python_headers
+from ci.audit.manifest import summary
+from ci.audit.wheel import check_wheel, read_binaries
 from ci.finish import finish_wheel
 from ci.platforms import Target, load_images, load_targets
 from ci.progress import say, step
-from ci.wheel_file import Wheel, WheelError, abi_of, check_wheel, read_wheel, running_version
+from ci.wheel_file import Wheel, WheelError, abi_of, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -211,10 +213,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
     table = Table(box=None, pad_edge=False)
-    for heading in ("platform", "file", "size", "SHA-256", "floor", "proof"):
+    for heading in ("platform", "file", "size", "SHA-256", "floor", "instruction sets", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
     for target, wheel in wheels:
-        table.add_row(target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, target.proof)
+        sets = summary(read_binaries(wheel.path), target)
+        table.add_row(target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, target.proof)
     # Names and digests are there to be copied: a terminal may wrap the lines, but nothing is cut.
     Console(width=1000, soft_wrap=True).print(table)
 
