@@ -1,0 +1,224 @@
+"""Reads the machine code of ELF and Mach-O files and the names of its functions. Disassembles and judges nothing."""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import lief
+
+from ci.wheel_file import WheelError
+
+_ELF, _MACHO = b"\x7fELF", b"\xcf\xfa\xed\xfe"
+_FAT = b"\xca\xfe\xba\xbe"
+
+_ELF_MACHINES = {lief.ELF.ARCH.X86_64: "x86_64", lief.ELF.ARCH.AARCH64: "aarch64"}
+_MACHO_MACHINES = {
+    lief.MachO.Header.CPU_TYPE.X86_64: "x86_64",
+    lief.MachO.Header.CPU_TYPE.ARM64: "arm64",
+}
+
+# Of the types of a Mach-O symbol: notes for debuggers, and "defined in a section"; of its description: weak.
+_MACHO_DEBUG, _MACHO_TYPE, _MACHO_SECTION, _MACHO_WEAK = 0xE0, 0x0E, 0x0E, 0x0080
+
+# Mapping symbols of Arm's ELF files: from here on there is data, or code.
+_DATA, _CODE = "$d", "$x"
+
+
+@dataclass(frozen=True)
+class Function:
+    """A stretch of code and everything it is called."""
+
+    start: int
+    end: int
+    names: tuple[str, ...]
+    """Mangled; several where the linker found equal code, none where the file is stripped of names."""
+    title: str
+    """For people: a demangled name, or where the code lies."""
+    weak: bool = False
+    """Whether the linker may take it in place of another of the same name, or another in its place."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stretch of bytes that a CPU may execute."""
+
+    name: str
+    address: int
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Binary:
+    """The machine code of one file."""
+
+    name: str
+    architecture: str
+    """What platform.machine() answers where it runs."""
+    system: str
+    """What platform.system() answers there."""
+    sections: tuple[Section, ...]
+    functions: tuple[Function, ...]
+    """In the order of their addresses; where one holds another, the inner one comes later."""
+    data: tuple[tuple[int, int], ...] = ()
+    """Stretches inside the sections that the file itself says are no code."""
+
+    def function_at(self, address: int) -> Function:
+        """Return the function that an instruction lies in; what belongs to none is called by its section."""
+        place = bisect_right(self._starts, address) - 1
+        if place >= 0 and address < self.functions[place].end:
+            return self.functions[place]
+        return self._section_at(address)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [function.start for function in self.functions]
+
+    def _section_at(self, address: int) -> Function:
+        for section in self.sections:
+            end = section.address + len(section.content)
+            if section.address <= address < end:
+                return Function(section.address, end, (), f"section {section.name}")
+        raise ValueError(f"{self.name}: {address:#x} is not code")
+
+
+def is_binary(magic: bytes) -> bool:
+    """Tell a compiled file by its first four bytes."""
+    return magic[:4] in (_ELF, _MACHO, _FAT)
+
+
+def read_binary(name: str, content: bytes) -> Binary:
+    """Read a compiled file.
+
+    Raises
+    ------
+    WheelError
+        When it is broken, or for a processor that the audit does not know.
+    """
+    lief.logging.disable()
+    parsed = _parse(name, content)
+    if isinstance(parsed, lief.ELF.Binary):
+        machine, system = _ELF_MACHINES.get(parsed.header.machine_type), "Linux"
+    else:
+        machine, system = _MACHO_MACHINES.get(parsed.header.cpu_type), "Darwin"
+    if machine is None:
+        raise WheelError(f"{name}: the audit knows x86-64 and 64-bit Arm, and this is for another processor")
+    sections = tuple(_elf_sections(parsed) if isinstance(parsed, lief.ELF.Binary) else _macho_sections(parsed))
+    if not sections:
+        raise WheelError(f"{name}: holds no machine code")
+    if isinstance(parsed, lief.ELF.Binary):
+        symbols, starts = list(_elf_symbols(parsed)), [(each.address, each.size) for each in parsed.functions]
+        data = tuple(_elf_data(parsed, sections)) if machine == "aarch64" else ()
+    else:
+        symbols, starts = list(_macho_symbols(parsed)), [(each.address, 0) for each in parsed.functions]
+        data = ()
+    return Binary(name, machine, system, sections, tuple(_functions(symbols, starts, sections)), data)
+
+
+def _parse(name: str, content: bytes) -> "lief.ELF.Binary | lief.MachO.Binary":
+    if content[:4] == _ELF:
+        elf = lief.ELF.parse(content)
+        if elf is not None:
+            return elf
+    elif content[:4] in (_MACHO, _FAT):
+        several = lief.MachO.parse(content)
+        if several is not None and several.size > 1:
+            raise WheelError(
+                f"{name}: is for several processors at once; take one out with `lipo -thin` and audit that"
+            )
+        one = several.at(0) if several is not None and several.size else None
+        if one is not None:
+            return one
+    raise WheelError(f"{name}: not an ELF or Mach-O file that can be read")
+
+
+@dataclass(frozen=True)
+class _Symbol:
+    address: int
+    size: int
+    name: str
+    title: str
+    weak: bool
+
+
+def _elf_sections(parsed: lief.ELF.Binary) -> Iterator[Section]:
+    executable = lief.ELF.Section.FLAGS.EXECINSTR
+    named = [each for each in parsed.sections if executable in each.flags_list and each.size]
+    for each in named:
+        yield Section(str(each.name), each.virtual_address, bytes(each.content))
+    if not named:
+        # A file may have no table of sections at all: what runs is what is mapped to be run.
+        for number, segment in enumerate(parsed.segments):
+            if lief.ELF.Segment.FLAGS.X in lief.ELF.Segment.FLAGS(segment.flags) and segment.physical_size:
+                yield Section(f"of segment {number}", segment.virtual_address, bytes(segment.content))
+
+
+def _macho_sections(parsed: lief.MachO.Binary) -> Iterator[Section]:
+    code = {lief.MachO.Section.FLAGS.PURE_INSTRUCTIONS, lief.MachO.Section.FLAGS.SOME_INSTRUCTIONS}
+    for each in parsed.sections:
+        if code & set(each.flags_list) and each.size:
+            yield Section(str(each.name), each.virtual_address, bytes(each.content))
+
+
+def _elf_symbols(parsed: lief.ELF.Binary) -> Iterator[_Symbol]:
+    kinds = {lief.ELF.Symbol.TYPE.FUNC, lief.ELF.Symbol.TYPE.GNU_IFUNC}
+    weak = {lief.ELF.Symbol.BINDING.WEAK, lief.ELF.Symbol.BINDING.GNU_UNIQUE}
+    for each in (*parsed.symtab_symbols, *parsed.dynamic_symbols):
+        if each.type in kinds and each.value and each.shndx:
+            name = str(each.name)
+            yield _Symbol(each.value, each.size, name, _demangled(name), each.binding in weak)
+
+
+def _macho_symbols(parsed: lief.MachO.Binary) -> Iterator[_Symbol]:
+    for each in parsed.symbols:
+        if not each.raw_type & _MACHO_DEBUG and each.raw_type & _MACHO_TYPE == _MACHO_SECTION and each.name:
+            name = str(each.name).removeprefix("_")
+            yield _Symbol(each.value, 0, name, _demangled(name), bool(each.description & _MACHO_WEAK))
+
+
+def _demangled(name: str) -> str:
+    """Return the name as it stands in the source; lief knows how, for a symbol of the form without macOS's underscore."""
+    symbol = lief.ELF.Symbol()
+    symbol.name = name
+    return str(symbol.demangled_name or name)
+
+
+def _elf_data(parsed: lief.ELF.Binary, sections: Sequence[Section]) -> Iterator[tuple[int, int]]:
+    """Give the stretches between a mark of data and the next of code, or the section's end."""
+    marks = sorted(
+        (each.value, str(each.name)[:2]) for each in parsed.symtab_symbols if str(each.name)[:2] in (_DATA, _CODE)
+    )
+    for section in sections:
+        end = section.address + len(section.content)
+        inside = [mark for mark in marks if section.address <= mark[0] < end]
+        for (start, kind), (following, _) in pairwise([*inside, (end, _CODE)]):
+            if kind == _DATA and start < following:
+                yield start, following
+
+
+def _functions(
+    symbols: Iterable[_Symbol], starts: Iterable[tuple[int, int]], sections: Sequence[Section]
+) -> Iterator[Function]:
+    """Bring together what the symbols say and what the tables for unwinding and loading say."""
+    named: dict[int, list[_Symbol]] = {}
+    for symbol in symbols:
+        named.setdefault(symbol.address, []).append(symbol)
+    sizes = {address: max(symbol.size for symbol in found) for address, found in named.items()}
+    for address, size in starts:
+        sizes[address] = max(size, sizes.get(address, 0))
+    for section in sections:
+        end = section.address + len(section.content)
+        inside = sorted(address for address in sizes if section.address <= address < end)
+        for start, following in pairwise([*inside, end]):
+            known = {symbol.name: symbol for symbol in named.get(start, ())}
+            titles = [symbol.title for _, symbol in sorted(known.items())]
+            # A symbol without a size goes on to the next one, as in every Mach-O file.
+            until = min(start + sizes[start], following) if sizes[start] else following
+            yield Function(
+                start,
+                until,
+                tuple(sorted(known)),
+                titles[0] if titles else f"function at {start:#x}",
+                any(symbol.weak for symbol in known.values()),
+            )

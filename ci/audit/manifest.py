@@ -1,0 +1,66 @@
+"""Writes down which functions of a wheel use which instruction sets. The wheel carries it, and doctor shows it."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ci.audit.binaries import Binary
+from ci.audit.rules import kernel_set_of
+from ci.audit.scan import Use, closure
+from ci.platforms import Target
+
+NAME = "constann/instruction_sets.json"
+"""Where it lies in a wheel."""
+
+
+def manifest_of(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> dict[str, Any]:
+    """Return what the audit found beyond the platform's baseline, the same for the same code.
+
+    Parameters
+    ----------
+    binaries
+        Each compiled file with what `scan` found in it.
+    target
+        The platform.
+    """
+    baseline = closure(target.baseline, target.architecture)
+    return {
+        "format": 1,
+        "platform": target.name,
+        "architecture": target.architecture,
+        "baseline": sorted(target.baseline),
+        "files": {binary.name: _of_file(uses, baseline, target) for binary, uses in binaries.items()},
+    }
+
+
+def to_text(manifest: Mapping[str, Any]) -> str:
+    """Return the text of the file."""
+    return json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+
+
+def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
+    """Return the sets found and where, in one line: such as "avx2 in kernels avx2 (31 functions)"."""
+    baseline = closure(target.baseline, target.architecture)
+    places: dict[str, Counter[str]] = {}
+    for uses in binaries.values():
+        for use in uses:
+            kernels = kernel_set_of(use.function.names, target)
+            place = f"kernels {kernels}" if kernels else "allowed"
+            for each in set(use.sets) - baseline:
+                places.setdefault(each, Counter())[place] += 1
+    found = (
+        f"{each} in {', '.join(f'{place} ({count})' for place, count in sorted(places[each].items()))}"
+        for each in sorted(places)
+    )
+    return "; ".join(found) or "none beyond the baseline"
+
+
+def _of_file(uses: Sequence[Use], baseline: frozenset[str], target: Target) -> dict[str, Any]:
+    functions: dict[str, Any] = {}
+    for use in uses:
+        beyond = sorted(set(use.sets) - baseline)
+        if beyond:
+            kernels = kernel_set_of(use.function.names, target)
+            functions[use.function.title] = {"sets": beyond, **({"kernels": kernels} if kernels else {})}
+    return functions

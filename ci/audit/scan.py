@@ -1,0 +1,58 @@
+"""Finds which functions of a compiled file need which instruction sets. Judges nothing."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from ci.audit import arm, x86
+from ci.audit.binaries import Binary, Function
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Use:
+    """One function and the instruction sets it needs beyond the first 64-bit CPUs of its kind."""
+
+    function: Function
+    sets: Mapping[str, int]
+    """How many instructions need each."""
+    first: Mapping[str, int]
+    """The address of the first of each."""
+
+
+def scan(binary: Binary) -> tuple[Use, ...]:
+    """Disassemble all the code of a file, and return the functions with instructions beyond the oldest CPUs.
+
+    Those are x86-64 with SSE2, and Armv8.0-A with Advanced SIMD. What belongs to no function is counted under its
+    section's name; what cannot be decoded needs the set "unknown".
+    """
+    counts: dict[Function, Counter[str]] = {}
+    first: dict[Function, dict[str, int]] = {}
+    for address, sets in _instructions(binary):
+        function = binary.function_at(address)
+        counts.setdefault(function, Counter()).update(sets)
+        for each in sets:
+            first.setdefault(function, {}).setdefault(each, address)
+    return tuple(
+        Use(function, dict(sorted(counts[function].items())), first[function])
+        for function in sorted(counts, key=lambda function: function.start)
+    )
+
+
+def _instructions(binary: Binary) -> Iterator[tuple[int, frozenset[str]]]:
+    for section in binary.sections:
+        yield from x86.scan(section) if binary.architecture == "x86_64" else arm.scan(section, binary.data)
+
+
+def closure(sets: Iterable[str], architecture: str) -> frozenset[str]:
+    """Return the sets with all that a CPU which has them has as well."""
+    implied = x86.IMPLIED if architecture == "x86_64" else arm.IMPLIED
+    found: set[str] = set()
+    waiting = list(sets)
+    while waiting:
+        each = waiting.pop()
+        if each not in found:
+            found.add(each)
+            waiting.extend(implied.get(each, ()))
+    return frozenset(found)

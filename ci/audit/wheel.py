@@ -1,0 +1,195 @@
+"""Judges a whole wheel of ours: its names, its files, its metadata, its list of parts and its machine code."""
+
+import json
+import re
+import tempfile
+import zipfile
+from base64 import urlsafe_b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from csv import reader
+from hashlib import sha256
+from pathlib import Path
+
+from packaging.metadata import ExceptionGroup as MetadataErrors
+from packaging.metadata import Metadata
+from readme_renderer import markdown  # type: ignore[import-untyped]
+
+from ci import macho
+from ci.audit import rules
+from ci.audit.binaries import Binary, is_binary, read_binary
+from ci.audit.manifest import NAME, manifest_of, to_text
+from ci.audit.scan import Use, scan
+from ci.platforms import Target
+from ci.wheel_file import WheelError, find_faults, read_wheel
+
+LARGEST = 2 << 20
+"""Bytes: what a wheel may have at most."""
+
+# What users' type checkers and `import constann` look for.
+_DEMANDED = ("constann/__init__.py", "constann/py.typed", "constann/_core.pyi", NAME)
+_LICENCES = ("LICENSE", "THIRD-PARTY-LICENSES")
+
+# Where people and build services keep sources; what a wheel says of its own folders begins otherwise.
+_MACHINE_PATH = re.compile(
+    rb"/(?:home|root|Users|tmp|private|workspace|work|builds?|project|__w|github|mnt|media|var/(?:folders|tmp|lib))"
+    rb"/[\w.+@-]+(?:/[\w.+@-]+)*"
+)
+
+_checkout = Path(__file__).resolve().parent.parent.parent
+
+
+def read_binaries(path: Path) -> dict[Binary, Sequence[Use]]:
+    """Disassemble every compiled file of a wheel, or a compiled file by itself.
+
+    Raises
+    ------
+    WheelError
+        When it is neither, or cannot be read.
+    """
+    try:
+        whole = path.read_bytes() if not zipfile.is_zipfile(path) else b""
+        files = [(path.name, whole)] if whole else [*_compiled_files(path)]
+    except FileNotFoundError:
+        raise WheelError(f"{path}: no such file") from None
+    if not files:
+        raise WheelError(f"{path}: holds no compiled file")
+    return {(binary := read_binary(name, content)): scan(binary) for name, content in files}
+
+
+def audit_wheel(
+    path: Path, target: Target, abi: str, scanned: Mapping[Binary, Sequence[Use]] | None = None
+) -> list[str]:
+    """Return what keeps a wheel from being released for a platform and Python, one sentence each.
+
+    Parameters
+    ----------
+    path
+        The wheel, finished and named.
+    target
+        The platform.
+    abi
+        The Python, such as "313".
+    scanned
+        What `read_binaries` found, where that is known already.
+    """
+    wheel = read_wheel(path)
+    scanned = read_binaries(path) if scanned is None else scanned
+    faults = find_faults(wheel, target, abi)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+    faults += [
+        *_member_faults(contents),
+        *_record_faults(contents),
+        *_metadata_faults(contents),
+        *_parts_faults(contents),
+    ]
+    if wheel.size > LARGEST:
+        faults.append(f"has {wheel.size:,} bytes, more than {LARGEST:,}")
+    for binary, uses in scanned.items():
+        faults += rules.find_faults(binary, uses, target)
+    if NAME in contents and contents[NAME].decode() != to_text(manifest_of(scanned, target)):
+        faults.append(f"{NAME} is not what the audit finds: the machine code was changed after the wheel was finished")
+    return faults
+
+
+def check_wheel(path: Path, target: Target, abi: str) -> None:
+    """Demand that a wheel can be released.
+
+    Raises
+    ------
+    WheelError
+        With every fault, one on a line.
+    """
+    if faults := audit_wheel(path, target, abi):
+        lines = "\n".join(f"  - {fault}" for fault in faults)
+        raise WheelError(f"{path} is not a wheel for {target.name}:\n{lines}")
+
+
+def _compiled_files(path: Path) -> Iterator[tuple[str, bytes]]:
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            with archive.open(name) as file:
+                if is_binary(file.read(4)):
+                    yield name, archive.read(name)
+
+
+def _member_faults(contents: Mapping[str, bytes]) -> Iterator[str]:
+    for name in _DEMANDED:
+        if name not in contents:
+            yield f"lacks {name}"
+    for name, content in contents.items():
+        if not re.match(r"constann/|constann-[\w.]+\.dist-info/", name):
+            yield f"{name} would be installed beside other people's packages"
+        yield from _path_faults(name, content)
+        if content[:4] == b"\xcf\xfa\xed\xfe" and (pages := _unsigned(content)):
+            yield f"{name}: its signature does not fit pages {pages}: macOS would kill the process there"
+
+
+def _path_faults(name: str, content: bytes) -> Iterator[str]:
+    """Say which paths of the building machine a file names: ours in any file, and any like them in compiled ones."""
+    found = {
+        str(each).encode() for each in {_checkout, Path.home()} - {Path("/")} if str(each).encode() + b"/" in content
+    }
+    if is_binary(content):
+        found |= {each[0] for each in _MACHINE_PATH.finditer(content)}
+    for each in sorted(found):
+        yield f"{name} names a path of the machine it was built on: {each.decode()}"
+
+
+def _unsigned(content: bytes) -> list[int]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return macho.unsigned_pages(Path(file.name))
+
+
+def _record_faults(contents: Mapping[str, bytes]) -> Iterator[str]:
+    """Compare the list of files with the files: pip does not, and installs whatever there is."""
+    name = next((each for each in contents if each.endswith(".dist-info/RECORD")), None)
+    if name is None:
+        yield "lacks its list of files (RECORD)"
+        return
+    listed = {row[0]: row[1] for row in reader(contents[name].decode().splitlines())}
+    for each in sorted(contents.keys() ^ listed.keys()):
+        yield f"{each} is only {'in the wheel' if each in contents else 'in its list of files (RECORD)'}"
+    for each in sorted(contents.keys() & listed.keys() - {name}):
+        digest = urlsafe_b64encode(sha256(contents[each]).digest()).rstrip(b"=").decode()
+        if listed[each] != f"sha256={digest}":
+            yield f"{each} is not the file that RECORD lists"
+
+
+def _metadata_faults(contents: Mapping[str, bytes]) -> Iterator[str]:
+    folder = next((name.partition("/")[0] for name in contents if name.endswith(".dist-info/METADATA")), None)
+    if folder is None:
+        yield "has no METADATA"
+        return
+    try:
+        metadata = Metadata.from_email(contents[f"{folder}/METADATA"])
+    except MetadataErrors as errors:
+        for error in errors.exceptions:
+            yield f"METADATA: {error}"
+        return
+    if metadata.description_content_type != "text/markdown" or markdown.render(metadata.description or "") is None:
+        yield "METADATA: package indexes cannot show the description"
+    for name in {*_LICENCES, *map(str, metadata.license_files or ())}:
+        if f"{folder}/licenses/{name}" not in contents:
+            yield f"lacks the licence file {name}"
+    if not metadata.license_expression:
+        yield "METADATA: names no licence"
+
+
+def _parts_faults(contents: Mapping[str, bytes]) -> Iterator[str]:
+    """Check the list of parts (SBOM): every compiled file is in it with its digest, and what was linked into them."""
+    name = next((each for each in contents if re.search(r"\.dist-info/sboms/[^/]+\.cdx\.json$", each)), None)
+    if name is None:
+        yield "lacks its list of parts (.dist-info/sboms/*.cdx.json)"
+        return
+    parts = json.loads(contents[name])
+    if parts.get("bomFormat") != "CycloneDX":
+        yield f"{name} is not in CycloneDX's format"
+    digests = {part["name"]: part["hashes"][0]["content"] for part in parts["components"] if part.get("hashes")}
+    for each, content in contents.items():
+        if is_binary(content) and digests.get(each) != sha256(content).hexdigest():
+            yield f"{name} does not list {each} as it is"
+    if not any(part["name"] == "pybind11" for part in parts["components"]):
+        yield f"{name} does not list pybind11"
