@@ -1,6 +1,6 @@
 """Writes the list of parts (SBOM, CycloneDX, see PEP 770) into an unpacked wheel. Names no machine or day."""
 
-import re
+import json
 import tomllib
 import uuid
 from collections.abc import Iterable, Sequence
@@ -51,12 +51,11 @@ def write(folder: Path, information: Path, extensions: Sequence[Path]) -> Path:
     bom = Bom(components=parts, dependencies=[Dependency(whole.bom_ref, [Dependency(part.bom_ref) for part in parts])])
     bom.metadata.component = whole
     bom.serial_number = _serial_number(parts)
-    # Not the day of the build: it would make another file of the same parts.
-    text = JsonV1Dot6(bom).output_as_string(indent=1)
-    text = re.sub(r'\s*"timestamp": "[^"]*",?', "", text)
+    document = json.loads(JsonV1Dot6(bom).output_as_string())
+    del document["metadata"]["timestamp"]  # the day of the build would make another file of the same parts
     path = information / "sboms" / f"{name}.cdx.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(text + "\n")
+    path.write_text(json.dumps(document, indent=1) + "\n")
     return path
 
 

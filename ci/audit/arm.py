@@ -7,6 +7,7 @@ LLVM's assembler on three million random words (docs/auditing.md).
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import capstone  # type: ignore[import-untyped]
 
@@ -14,14 +15,12 @@ from ci.audit.binaries import Section
 
 _WORD = 4
 
-# Armv8.0-A: the base instructions, Advanced SIMD and floating point, and the names that a disassembler prefers.
 _EVERYWHERE = frozenset(
-    ["abs", "adc", "adcs", "add", "addhn", "addhn2", "addp", "adds", "addv", "adr", "adrp", "and", "ands", "asr", "at", "b", "bfc", "bfi", "bfxil", "bic", "bics", "bif", "bit", "bl", "blr", "br", "brk", "bsl", "cbnz", "cbz", "ccmn", "ccmp", "cinc", "cinv", "clrex", "cls", "clz", "cmeq", "cmge", "cmgt", "cmhi", "cmhs", "cmle", "cmlt", "cmn", "cmp", "cmtst", "cneg", "cnt", "csel", "cset", "csetm", "csinc", "csinv", "csneg", "dcps1", "dcps2", "dcps3", "dmb", "drps", "dsb", "dup", "eon", "eor", "eret", "ext", "extr", "hint", "hlt", "hvc", "ic", "ins", "isb", "fabd", "fabs", "facge", "facgt", "fadd", "faddp", "fccmp", "fccmpe", "fcmeq", "fcmge", "fcmgt", "fcmle", "fcmlt", "fcmp", "fcmpe", "fcsel", "fcvt", "fcvtas", "fcvtau", "fcvtl", "fcvtl2", "fcvtms", "fcvtmu", "fcvtn", "fcvtn2", "fcvtns", "fcvtnu", "fcvtps", "fcvtpu", "fcvtxn", "fcvtxn2", "fcvtzs", "fcvtzu", "fdiv", "fmadd", "fmax", "fmaxnm", "fmaxnmp", "fmaxnmv", "fmaxp", "fmaxv", "fmin", "fminnm", "fminnmp", "fminnmv", "fminp", "fminv", "fmla", "fmls", "fmov", "fmsub", "fmul", "fmulx", "fneg", "fnmadd", "fnmsub", "fnmul", "frecpe", "frecps", "frecpx", "frinta", "frinti", "frintm", "frintn", "frintp", "frintx", "frintz", "frsqrte", "frsqrts", "fsqrt", "fsub", "ld1", "ld1r", "ld2", "ld2r", "ld3", "ld3r", "ld4", "ld4r", "ldar", "ldarb", "ldarh", "ldaxp", "ldaxr", "ldaxrb", "ldaxrh", "ldnp", "ldp", "ldpsw", "ldr", "ldrb", "ldrh", "ldrsb", "ldrsh", "ldrsw", "ldtr", "ldtrb", "ldtrh", "ldtrsb", "ldtrsh", "ldtrsw", "ldur", "ldurb", "ldurh", "ldursb", "ldursh", "ldursw", "ldxp", "ldxr", "ldxrb", "ldxrh", "lsl", "lslv", "lsr", "lsrv", "madd", "mla", "mls", "mneg", "mov", "movi", "movk", "movn", "movz", "msub", "mul", "mvn", "mvni", "neg", "negs", "ngc", "ngcs", "nop", "not", "orn", "orr", "pmul", "pmull", "pmull2", "prfm", "prfum", "raddhn", "raddhn2", "rbit", "ret", "rev", "rev16", "rev32", "rev64", "ror", "rorv", "rshrn", "rshrn2", "rsubhn", "rsubhn2", "saba", "sabal", "sabal2", "sabd", "sabdl", "sabdl2", "sadalp", "saddl", "saddl2", "saddlp", "saddlv", "saddw", "saddw2", "sbc", "sbcs", "sbfiz", "sbfm", "sbfx", "scvtf", "sdiv", "sev", "sevl", "shadd", "shl", "shll", "shll2", "shrn", "shrn2", "shsub", "sli", "smaddl", "smax", "smaxp", "smaxv", "smc", "smin", "sminp", "sminv", "smlal", "smlal2", "smlsl", "smlsl2", "smnegl", "smov", "smsubl", "smulh", "smull", "smull2", "sqabs", "sqadd", "sqdmlal", "sqdmlal2", "sqdmlsl", "sqdmlsl2", "sqdmulh", "sqdmull", "sqdmull2", "sqneg", "sqrdmulh", "sqrshl", "sqrshrn", "sqrshrn2", "sqrshrun", "sqrshrun2", "sqshl", "sqshlu", "sqshrn", "sqshrn2", "sqshrun", "sqshrun2", "sqsub", "sqxtn", "sqxtn2", "sqxtun", "sqxtun2", "srhadd", "sri", "srshl", "srshr", "srsra", "sshl", "sshll", "sshll2", "sshr", "ssra", "ssubl", "ssubl2", "ssubw", "ssubw2", "st1", "st2", "st3", "st4", "stlr", "stlrb", "stlrh", "stlxp", "stlxr", "stlxrb", "stlxrh", "stnp", "stp", "str", "strb", "strh", "sttr", "sttrb", "sttrh", "stur", "sturb", "sturh", "stxp", "stxr", "stxrb", "stxrh", "sub", "subhn", "subhn2", "subs", "suqadd", "svc", "sxtb", "sxth", "sxtl", "sxtl2", "sxtw", "sys", "sysl", "tbl", "tbnz", "tbx", "tbz", "tlbi", "trn1", "trn2", "tst", "uaba", "uabal", "uabal2", "uabd", "uabdl", "uabdl2", "uadalp", "uaddl", "uaddl2", "uaddlp", "uaddlv", "uaddw", "uaddw2", "ubfiz", "ubfm", "ubfx", "ucvtf", "udf", "udiv", "uhadd", "uhsub", "umaddl", "umax", "umaxp", "umaxv", "umin", "uminp", "uminv", "umlal", "umlal2", "umlsl", "umlsl2", "umnegl", "umov", "umsubl", "umulh", "umull", "umull2", "uqadd", "uqrshl", "uqrshrn", "uqrshrn2", "uqshl", "uqshrn", "uqshrn2", "uqsub", "uqxtn", "uqxtn2", "urecpe", "urhadd", "urshl", "urshr", "ursqrte", "ursra", "ushl", "ushll", "ushll2", "ushr", "usqadd", "usra", "usubl", "usubl2", "usubw", "usubw2", "uxtb", "uxth", "uxtl", "uxtl2", "uxtw", "uzp1", "uzp2", "wfe", "wfi", "xtn", "xtn2", "yield", "zip1", "zip2"]
-) | {
-    f"b.{condition}"
-    for condition in ("eq", "ne", "hs", "lo", "cs", "cc", "mi", "pl", "vs", "vc", "hi", "ls", "ge", "lt", "gt", "le")
-    + ("al", "nv")
-}
+    word
+    for line in Path(__file__).with_name("armv8.0.txt").read_text(encoding="ascii").splitlines()
+    if not line.startswith("#")
+    for word in line.split()
+)
 
 # Encoded as hints: CPUs without the extension do nothing for them.
 _HINTS = re.compile(r"(pac|aut)i[ab](sp|z|1716)|xpaclri|bti|csdb|esb|psb|tsb|dgh|clearbhb|gcsb")
@@ -59,6 +58,7 @@ _EXTENSIONS: Sequence[tuple[str, str]] = (
     (r"tstart|ttest|tcommit|tcancel", "tme"),
     (r"bc\.\w+", "hbc"),
     (r"ctz", "cssc"),
+    (r"(cnt|inc|dec|[su]q(inc|dec))[bhwd]|addvl|addpl|rdvl|setffr|ctermeq|ctermne", "sve"),
 )
 _ANY_EXTENSION = re.compile("|".join(f"(?P<_{number}>{pattern})" for number, (pattern, _) in enumerate(_EXTENSIONS)))
 
@@ -73,8 +73,8 @@ _HALF_CONVERSIONS = frozenset({"fcvt", "fcvtl", "fcvtl2", "fcvtn", "fcvtn2"})
 _ON_FLOATS = re.compile(r"f|[su]cvtf")
 
 # System registers that programs may use everywhere, and operations on caches.
-_REGISTERS = frozenset(
-    ["tpidr_el0", "tpidrro_el0", "nzcv", "fpcr", "fpsr", "ctr_el0", "dczid_el0", "cntvct_el0", "cntfrq_el0", "cntpct_el0", "daif"]
+_REGISTERS = re.compile(
+    r"(tpidr|tpidrro|ctr|dczid|cntvct|cntpct|cntfrq)_el0|nzcv|fpcr|fpsr|daif|s3_3_c13_c0_\d"  # the last: by its number
 )
 _LATER_REGISTERS = {"dit": "dit", "ssbs": "ssbs", "rndr": "rng", "rndrrs": "rng", "svcr": "sme", "tpidr2_el0": "sme"}
 _CACHES = {"zva", "cvac", "cvau", "civac", "ivac", "isw", "csw", "cisw"}
@@ -136,23 +136,24 @@ def sets_of(mnemonic: str, operands: str) -> frozenset[str]:
 def _needed(mnemonic: str, operands: str) -> str:
     if _SCALABLE.search(operands):
         return "sme" if re.search(r"\bz[at]", operands) else "sve"
-    if _HINTS.fullmatch(mnemonic):
-        return ""
     if mnemonic in _EVERYWHERE:
-        if mnemonic in _GENERAL_ONLY_LATER and _ON_GENERAL.match(operands):
-            return "cssc"
-        if mnemonic.startswith("pmull") and ".1q" in operands:
-            return "pmull"
-        if _ON_FLOATS.match(mnemonic) and mnemonic not in _HALF_CONVERSIONS:
-            if _HALF_VECTOR.search(operands):
-                return "asimdhp"
-            return "fphp" if _HALF_SCALAR.search(operands) else ""
-        return ""
+        return _by_operands(mnemonic, operands)
     if found := _ANY_EXTENSION.fullmatch(mnemonic):
         return next(_EXTENSIONS[int(name[1:])][1] for name, text in found.groupdict().items() if text is not None)
-    if re.fullmatch(r"(cnt|inc|dec|[su]q(inc|dec))[bhwd]|addvl|addpl|rdvl|setffr|ctermeq|ctermne", mnemonic):
-        return "sve"
-    return f"unknown ({mnemonic})"
+    return "" if _HINTS.fullmatch(mnemonic) else f"unknown ({mnemonic})"
+
+
+def _by_operands(mnemonic: str, operands: str) -> str:
+    """Return what an instruction needs whose mnemonic is as old as Armv8.0, but not with all operands."""
+    if mnemonic in _GENERAL_ONLY_LATER and _ON_GENERAL.match(operands):
+        return "cssc"
+    if mnemonic.startswith("pmull") and ".1q" in operands:
+        return "pmull"
+    if _ON_FLOATS.match(mnemonic) and mnemonic not in _HALF_CONVERSIONS:
+        if _HALF_VECTOR.search(operands):
+            return "asimdhp"
+        return "fphp" if _HALF_SCALAR.search(operands) else ""
+    return ""
 
 
 def _of_system(mnemonic: str, operands: str) -> frozenset[str]:
@@ -161,7 +162,7 @@ def _of_system(mnemonic: str, operands: str) -> frozenset[str]:
         found = "" if words[0] in _CACHES else _LATER_CACHES.get(words[0], f"unknown (dc {words[0]})")
     else:
         register = words[-1] if mnemonic == "mrs" else words[0]
-        if register in _REGISTERS or register.startswith("s3_3_c13_c0_"):  # the thread's own, by its number
+        if _REGISTERS.fullmatch(register):
             found = ""
         elif re.fullmatch(r"id_\w+|midr_el1|mpidr_el1|revidr_el1", register):
             found = "cpuid"  # Linux answers in the CPU's place

@@ -178,7 +178,7 @@ def _macho_symbols(parsed: lief.MachO.Binary) -> Iterator[_Symbol]:
 
 
 def _demangled(name: str) -> str:
-    """Return the name as it stands in the source; lief knows how, for a symbol of the form without macOS's underscore."""
+    """Return the name as it stands in the source: lief can tell, of a symbol without macOS's underscore."""
     symbol = lief.ELF.Symbol()
     symbol.name = name
     return str(symbol.demangled_name or name)

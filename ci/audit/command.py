@@ -1,17 +1,18 @@
-"""The command `python -m ci audit`: any wheel, compiled file or installed package; ours by the rules of its platform."""
+"""The command `python -m ci audit`, for any wheel, compiled file or installed package. Judges nothing by itself."""
 
 import argparse
 import json
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ci.audit import rules
 from ci.audit.binaries import Binary, is_binary, read_binary
 from ci.audit.manifest import summary
 from ci.audit.processors import Processor, find_processor
@@ -22,7 +23,7 @@ from ci.wheel_file import WheelError, read_wheel, target_of
 
 Scanned = Mapping[Binary, Sequence[Use]]
 
-_SHOWN = 5
+_SHOWN, _LONGEST = 5, 80
 # What a package may count on where nobody names a CPU: the first 64-bit CPUs, and the first of Apple's.
 _OLDEST = {"x86_64": "x86-64", "aarch64": "armv8-a", "arm64": "m1"}
 
@@ -47,11 +48,20 @@ class Verdict:
     processors: tuple[Processor, ...] = ()
     """The CPUs it was held against; none where the rules of our own platforms were."""
     target: Target | None = None
+    """The platform, where it is a wheel of this project."""
+
+    @property
+    def judge(self) -> str:
+        """Return what it was held against, in words."""
+        if self.target and not self.processors:
+            return f"the rules of {self.target.name}"
+        return " and ".join(each.name for each in self.processors)
 
     def deaths(self, binary: Binary) -> list[Use]:
-        """Return the functions that would die on the CPU."""
-        lacking = [each for each in self.processors if each.runs(binary.architecture)]
-        return [use for use in self.scanned[binary] if any(set(use.sets) - each.sets for each in lacking)]
+        """Return the functions that would die on the CPU, save those of ours that are called only where they can run."""
+        asked = [each for each in self.processors if each.runs(binary.architecture)]
+        dying = [use for use in self.scanned[binary] if any(set(use.sets) - each.sets for each in asked)]
+        return [use for use in dying if not (self.target and rules.asks_first(use, self.target))]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,31 +104,32 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _verdict(name: str, scanned: Scanned, path: Path | None, processor: Processor | None) -> Verdict:
-    if path and processor is None and path.name.startswith("constann-") and path.suffix == ".whl":
-        return _verdict_by_our_rules(path, scanned)
+    target, abi = _ours(path) if path and path.match("constann-*.whl") else (None, "")
+    if path and target and processor is None:
+        return Verdict(name, scanned, tuple(audit_wheel(path, target, abi, scanned)), target=target)
     if processor:
         processors: tuple[Processor, ...] = (processor,)
         if not any(processor.runs(binary.architecture) for binary in scanned):
-            kinds = ", ".join(sorted({binary.architecture for binary in scanned})) or "nothing"
+            kinds = ", ".join(sorted({binary.architecture for binary in scanned}))
             raise WheelError(f"{name}: is machine code for {kinds}, and {processor.name} is {processor.architecture}")
     else:
         processors = tuple(find_processor(_OLDEST[each]) for each in sorted({b.architecture for b in scanned}))
-    verdict = Verdict(name, scanned, (), processors)
+    verdict = Verdict(name, scanned, (), processors, target)
     faults = [
-        f"{binary.name}: {len(dying)} functions would die if called on {_names(processors)}"
+        f"{binary.name}: {len(dying)} functions would die if called on {verdict.judge}"
         for binary in scanned
         if (dying := verdict.deaths(binary))
     ]
-    return Verdict(name, scanned, tuple(faults), processors)
+    return replace(verdict, faults=tuple(faults))
 
 
-def _verdict_by_our_rules(path: Path, scanned: Scanned) -> Verdict:
+def _ours(path: Path) -> tuple[Target, str]:
+    """Return the platform and the Python of a wheel of this project."""
     wheel = read_wheel(path)
     target = target_of(wheel, load_targets().values())
     if target is None:
         raise WheelError(f"{path}: no file in platforms/ is for such a wheel")
-    abi = min(tag.abi for tag in wheel.name_tags).removeprefix("cp")
-    return Verdict(str(path), scanned, tuple(audit_wheel(path, target, abi, scanned)), target=target)
+    return target, min(tag.abi for tag in wheel.name_tags).removeprefix("cp")
 
 
 def _installed(name: str, python: str) -> dict[Binary, Sequence[Use]]:
@@ -146,14 +157,13 @@ def _print(verdict: Verdict, *, everything: bool) -> None:
     console.print(verdict.name)
     for binary, uses in verdict.scanned.items():
         console.print(f"  {binary.name}: {binary.architecture}, {len(binary.functions)} functions")
-        if verdict.target is None:
+        if verdict.processors:
             _print_sets(console, uses, verdict.deaths(binary), everything=everything)
     if verdict.target:
         console.print(f"  instruction sets: {summary(verdict.scanned, verdict.target)}")
     for fault in verdict.faults:
         console.print(f"  FAULT: {fault}")
-    judged = f"the rules of {verdict.target.name}" if verdict.target else _names(verdict.processors)
-    console.print(f"  {'FAILS' if verdict.faults else 'passes'}: {judged}")
+    console.print(f"  {'FAILS' if verdict.faults else 'passes'}: {verdict.judge}")
     if verdict.faults and not verdict.target:
         console.print("  A package may ask the CPU before it calls such functions: nothing here can tell if it does.")
 
@@ -166,7 +176,7 @@ def _print_sets(console: Console, uses: Sequence[Use], dying: Sequence[Use], *, 
         using = [use for use in uses if each in use.sets]
         fatal = [use for use in using if use in dying]
         shown = [use.function.title for use in (fatal or using)]
-        cut = shown if everything else shown[:_SHOWN]
+        cut = shown if everything else [shorten(title) for title in shown[:_SHOWN]]
         more = f" and {len(shown) - len(cut)} more (--all)" if len(shown) > len(cut) else ""
         count = sum(use.sets[each] for use in using)
         table.add_row(f"    {each}", f"{count:,}", f"{len(using):,}", "; ".join(cut) + more)
@@ -174,8 +184,9 @@ def _print_sets(console: Console, uses: Sequence[Use], dying: Sequence[Use], *, 
         console.print(table)
 
 
-def _names(processors: Sequence[Processor]) -> str:
-    return " and ".join(each.name for each in processors)
+def shorten(title: str) -> str:
+    """Return a function's name that fits a table: signatures of templates fill pages."""
+    return title if len(title) <= _LONGEST else f"{title[: _LONGEST - 3]}..."
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
@@ -187,5 +198,4 @@ def _as_json(verdict: Verdict) -> dict[str, Any]:
         }
         for binary, uses in verdict.scanned.items()
     }
-    judged = verdict.target.name if verdict.target else _names(verdict.processors)
-    return {"name": verdict.name, "judged_by": judged, "faults": list(verdict.faults), "files": files}
+    return {"name": verdict.name, "judged_by": verdict.judge, "faults": list(verdict.faults), "files": files}

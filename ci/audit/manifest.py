@@ -40,19 +40,17 @@ def to_text(manifest: Mapping[str, Any]) -> str:
 
 
 def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
-    """Return the sets found and where, in one line: such as "avx2 in kernels avx2 (31 functions)"."""
+    """Return the sets found and where, in one line: such as "avx, avx2 in kernels avx2 (11 functions)"."""
     baseline = closure(target.baseline, target.architecture)
-    places: dict[str, Counter[str]] = {}
-    for uses in binaries.values():
-        for use in uses:
+    sets: dict[str, set[str]] = {}
+    functions: Counter[str] = Counter()
+    for use in (use for uses in binaries.values() for use in uses):
+        if beyond := set(use.sets) - baseline:
             kernels = kernel_set_of(use.function.names, target)
             place = f"kernels {kernels}" if kernels else "allowed"
-            for each in set(use.sets) - baseline:
-                places.setdefault(each, Counter())[place] += 1
-    found = (
-        f"{each} in {', '.join(f'{place} ({count})' for place, count in sorted(places[each].items()))}"
-        for each in sorted(places)
-    )
+            sets.setdefault(place, set()).update(beyond)
+            functions[place] += 1
+    found = (f"{', '.join(sorted(sets[place]))} in {place} ({functions[place]} functions)" for place in sorted(sets))
     return "; ".join(found) or "none beyond the baseline"
 
 

@@ -1,4 +1,4 @@
-"""Judges the machine code of our own wheels: what is beyond the baseline lies in a kernel named for it. Reads no files."""
+"""Judges the machine code of our own wheels: only a kernel named for it goes beyond the baseline. Reads no files."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -49,6 +49,11 @@ def allowed_sets(names: Iterable[str], target: Target) -> frozenset[str]:
     return frozenset[str]().union(*each).intersection(*each) if each else frozenset()
 
 
+def asks_first(use: Use, target: Target) -> bool:
+    """Whether a function is called only after the CPU was asked for what it needs: a kernel, or one that is allowed."""
+    return bool(kernel_set_of(use.function.names, target) or allowed_sets(use.function.names, target))
+
+
 def _judge(binary: Binary, use: Use, beyond: set[str], target: Target) -> Iterator[str]:
     names, title = use.function.names, use.function.title
     kernels = kernel_set_of(names, target)
@@ -73,8 +78,8 @@ def _weak_kernels(binary: Binary, target: Target) -> Iterator[str]:
         kernels = kernel_set_of(function.names, target) if function.names else None
         if function.weak and kernels:
             yield (
-                f"{binary.name}: {function.title} of the kernel set {kernels} is weak: the linker may put it in place of"
-                " a function that every CPU runs"
+                f"{binary.name}: {function.title} of the kernel set {kernels} is weak: the linker may put it in"
+                " place of a function that every CPU runs"
             )
 
 

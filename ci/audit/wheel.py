@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.metadata import ExceptionGroup as MetadataErrors
 from packaging.metadata import Metadata
-from readme_renderer import markdown  # type: ignore[import-untyped]
+from readme_renderer import markdown
 
 from ci import macho
 from ci.audit import rules
