@@ -13,11 +13,9 @@ from ci.wheel_file import WheelError
 _ELF, _MACHO = b"\x7fELF", b"\xcf\xfa\xed\xfe"
 _FAT = b"\xca\xfe\xba\xbe"
 
-_ELF_MACHINES = {lief.ELF.ARCH.X86_64: "x86_64", lief.ELF.ARCH.AARCH64: "aarch64"}
-_MACHO_MACHINES = {
-    lief.MachO.Header.CPU_TYPE.X86_64: "x86_64",
-    lief.MachO.Header.CPU_TYPE.ARM64: "arm64",
-}
+# The numbers of processors, and where they lie in a file.
+_ELF_MACHINES, _ELF_MACHINE = {62: "x86_64", 183: "aarch64"}, slice(18, 20)
+_MACHO_MACHINES, _MACHO_MACHINE = {0x01000007: "x86_64", 0x0100000C: "arm64"}, slice(4, 8)
 
 # Of the types of a Mach-O symbol: notes for debuggers, and "defined in a section"; of its description: weak.
 _MACHO_DEBUG, _MACHO_TYPE, _MACHO_SECTION, _MACHO_WEAK = 0xE0, 0x0E, 0x0E, 0x0080
@@ -97,13 +95,17 @@ def read_binary(name: str, content: bytes) -> Binary:
         When it is broken, or for a processor that the audit does not know.
     """
     lief.logging.disable()
-    parsed = _parse(name, content)
-    if isinstance(parsed, lief.ELF.Binary):
-        machine, system = _ELF_MACHINES.get(parsed.header.machine_type), "Linux"
+    if content[:4] == _ELF:
+        machine, system = _ELF_MACHINES.get(int.from_bytes(content[_ELF_MACHINE], "little")), "Linux"
+    elif content[:4] == _MACHO:
+        machine, system = _MACHO_MACHINES.get(int.from_bytes(content[_MACHO_MACHINE], "little")), "Darwin"
+    elif content[:4] == _FAT:
+        raise WheelError(f"{name}: is for several processors at once; take one out with `lipo -thin` and audit that")
     else:
-        machine, system = _MACHO_MACHINES.get(parsed.header.cpu_type), "Darwin"
+        raise WheelError(f"{name}: not an ELF or Mach-O file")
     if machine is None:
         raise WheelError(f"{name}: the audit knows x86-64 and 64-bit Arm, and this is for another processor")
+    parsed = _parse(name, content)
     sections = tuple(_elf_sections(parsed) if isinstance(parsed, lief.ELF.Binary) else _macho_sections(parsed))
     if not sections:
         raise WheelError(f"{name}: holds no machine code")
@@ -117,20 +119,15 @@ def read_binary(name: str, content: bytes) -> Binary:
 
 
 def _parse(name: str, content: bytes) -> "lief.ELF.Binary | lief.MachO.Binary":
+    parsed: lief.ELF.Binary | lief.MachO.Binary | None = None
     if content[:4] == _ELF:
-        elf = lief.ELF.parse(content)
-        if elf is not None:
-            return elf
-    elif content[:4] in (_MACHO, _FAT):
+        parsed = lief.ELF.parse(content)
+    else:
         several = lief.MachO.parse(content)
-        if several is not None and several.size > 1:
-            raise WheelError(
-                f"{name}: is for several processors at once; take one out with `lipo -thin` and audit that"
-            )
-        one = several.at(0) if several is not None and several.size else None
-        if one is not None:
-            return one
-    raise WheelError(f"{name}: not an ELF or Mach-O file that can be read")
+        parsed = several.at(0) if several is not None and several.size else None
+    if parsed is None:
+        raise WheelError(f"{name}: a broken ELF or Mach-O file")
+    return parsed
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Verdict:
         return " and ".join(each.name for each in self.processors)
 
     def deaths(self, binary: Binary) -> list[Use]:
-        """Return the functions that would die on the CPU, save those of ours that are called only where they can run."""
+        """Return the functions that would die on the CPU, save those of ours that ask the CPU first."""
         asked = [each for each in self.processors if each.runs(binary.architecture)]
         dying = [use for use in self.scanned[binary] if any(set(use.sets) - each.sets for each in asked)]
         return [use for use in dying if not (self.target and rules.asks_first(use, self.target))]

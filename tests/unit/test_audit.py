@@ -1,0 +1,293 @@
+"""No instruction beyond the baseline escapes the audit, wherever it was planted; on foreign packages too."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import planted_code
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from planted_code import ASSEMBLY, ATOMIC, DOT, IN_KERNEL, MERGED, OUTSIDE, PROGRAM, SCALABLE, STATIC_INITIALISER
+
+from ci import cache
+from ci.__main__ import main
+from ci.audit import arm, x86
+from ci.audit.binaries import Section, read_binary
+from ci.audit.processors import find_processor, known_processors
+from ci.audit.rules import find_faults
+from ci.audit.scan import closure, scan
+from ci.platforms import Target, load, load_targets
+from ci.wheel_file import WheelError
+
+TARGETS = load_targets()
+WEAK = "__attribute__((weak))"
+X86, ARM, MACOS = TARGETS["linux-x86_64"], TARGETS["linux-aarch64"], TARGETS["macos-arm64"]
+
+
+def compiler_for(target: Target, folder: Path) -> planted_code.Compile:
+    return planted_code.compile_with(target, cache.folder("wheels") / "zig", folder)
+
+
+def faults_of(path: Path, target: Target) -> list[str]:
+    binary = read_binary(path.name, path.read_bytes())
+    return find_faults(binary, scan(binary), target)
+
+
+def sets_of(code: str, target: Target = X86) -> set[str]:
+    section = Section("text", 0, bytes.fromhex(code))
+    found = x86.scan(section) if target is X86 else arm.scan(section)
+    return {each for _, sets in found for each in sets}
+
+
+@pytest.mark.parametrize(
+    ("code", "sets"),
+    [
+        ("0f58c1", ""),  # addps
+        ("660f58c1", ""),  # addpd
+        ("0f44c1", ""),  # cmove
+        ("f30f1efa", ""),  # endbr64, a nop on older CPUs
+        ("f30fbcc1", ""),  # tzcnt, which older CPUs read as bsf
+        ("d8c1", ""),  # fadd
+        ("f20fd0c1", "sse3"),  # addsubps
+        ("660f380bc1", "ssse3"),  # pmulhrsw
+        ("660f3840c1", "sse4_1"),  # pmulld
+        ("660f3837c1", "sse4_2"),  # pcmpgtq
+        ("f30fb8c1", "popcnt"),
+        ("f30fbdc1", "abm"),  # lzcnt, which older CPUs read as bsr: another answer
+        ("480fc70f", "cx16"),  # cmpxchg16b
+        ("9f", "lahf_lm"),  # lahf
+        ("0f01d0", "xsave"),  # xgetbv
+        ("c5f058c1", "avx"),  # vaddps
+        ("c5f5fec1", "avx2"),  # vpaddd ymm
+        ("c4e27998c1", "fma"),
+        ("62f17c4858c1", "avx512f"),  # vaddps zmm
+        ("62f17c2858c1", "avx512f avx512vl"),
+        ("62f17548fcc1", "avx512bw"),  # vpaddb zmm
+        ("c4e2fbf5c1", "bmi2"),
+        ("06", "unknown"),
+    ],
+)
+def test_what_an_x86_instruction_needs(code: str, sets: str) -> None:
+    assert sets_of(code) == set(sets.split())
+
+
+@pytest.mark.parametrize(
+    ("word", "sets"),
+    [
+        (0x4E22D420, ""),  # fadd v0.4s
+        (0x4E62D420, ""),  # fadd v0.2d
+        (0x0E217800, ""),  # fcvtl v0.4s, v0.4h: as old as Armv8.0
+        (0x9BC27C20, ""),  # umulh
+        (0xC85FFC20, ""),  # ldaxr
+        (0xD503233F, ""),  # paciasp, a hint
+        (0xD503245F, ""),  # bti c, a hint
+        (0xD53B4400, ""),  # mrs x0, fpcr
+        (0xD50B7420, ""),  # dc zva
+        (0xF8200020, "atomics"),  # ldadd
+        (0xC8A17C20, "atomics"),  # cas
+        (0x4E829420, "asimddp"),  # sdot
+        (0x04E0E3E0, "sve"),  # cntd
+        (0x04A10000, "sve"),  # add z0.s
+        (0x4E421420, "asimdhp"),  # fadd v0.8h
+        (0x1EE22820, "fphp"),  # fadd h0
+        (0x9AC24C20, "crc32"),
+        (0x4E284820, "aes"),
+        (0x0EE0E020, "pmull"),  # pmull v0.1q
+        (0x0E20E020, ""),  # pmull v0.8h: polynomial, but as old as Armv8.0
+        (0xB8BFC020, "lrcpc"),  # ldapr
+        (0xD65F0BFF, "paca"),  # retaa: no hint
+        (0x5E000000, "sha1"),
+        (0xD538A440, "unknown"),  # a system register that is nobody's business
+        (0xFFFFFFFF, "unknown"),
+    ],
+)
+def test_what_an_arm_instruction_needs(word: int, sets: str) -> None:
+    found = sets_of(word.to_bytes(4, "little").hex(), ARM)
+    assert {each.partition(" ")[0] for each in found} == set(sets.split())
+
+
+@given(words=st.lists(st.integers(0, 2**32 - 1), max_size=40))
+def test_every_word_of_arm_code_is_looked_at(words: list[int]) -> None:
+    """What cannot be decoded is said to be unknown, and hides nothing that comes behind it."""
+    planted = 0xF8200020
+    code = b"".join(word.to_bytes(4, "little") for word in [*words, planted])
+    found = list(arm.scan(Section("text", 0x1000, code)))
+    assert found[-1] == (0x1000 + 4 * len(words), frozenset({"atomics"}))
+    assert all((address - 0x1000) % 4 == 0 for address, _ in found)
+
+
+def test_data_amid_code_is_left_out_where_the_file_marks_it() -> None:
+    code = bytes.fromhex("1f2003d5" + "ffffffff" + "1f2003d5")
+    assert list(arm.scan(Section("text", 0, code), data=[(4, 8)])) == []
+    assert [address for address, _ in arm.scan(Section("text", 0, code))] == [4]
+
+
+def test_a_kernel_may_use_the_instructions_that_it_is_named_for(tmp_path: Path) -> None:
+    source = IN_KERNEL.format(name="avx2", attributes="")
+    assert faults_of(compiler_for(X86, tmp_path)(source, flags=("-mavx2",)), X86) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "flags", "blamed", "sets"),
+    [
+        (OUTSIDE, (), "constann::exact::twice", "avx"),
+        (STATIC_INITIALISER, ("-mavx2",), "_GLOBAL__sub_I_part0.cpp", "avx"),
+        (IN_KERNEL.format(name="avx2", attributes=""), ("-mavx512f",), "constann::kernels::avx2::twice", "avx512f"),
+        (IN_KERNEL.format(name="baseline", attributes=""), ("-mavx2",), "constann::kernels::baseline::twice", "avx"),
+        (IN_KERNEL.format(name="avx9", attributes=""), ("-mavx2",), "constann::kernels::avx9::twice", "avx"),
+        (IN_KERNEL.format(name="avx2", attributes=WEAK), (), "constann::kernels::avx2::twice", "weak"),
+        (ASSEMBLY.format(text='".byte 0x06"'), (), "constann::exact::planted()", "cannot be disassembled"),
+        (ASSEMBLY.format(text='"popcnt %%rax, %%rax" ::: "rax"'), (), "constann::exact::planted()", "popcnt"),
+    ],
+    ids=["outside", "static initialiser", "beyond its set", "other set", "no set", "weak", "no code", "popcnt"],
+)
+def test_a_planted_x86_instruction_is_found(
+    source: str, flags: tuple[str, ...], blamed: str, sets: str, tmp_path: Path
+) -> None:
+    faults = faults_of(compiler_for(X86, tmp_path)(source, flags=flags), X86)
+    assert faults
+    for fault in faults:
+        assert fault.startswith(f"planted.so: {blamed}") and sets in fault
+
+
+def test_an_inline_function_that_the_linker_merged_is_found(tmp_path: Path) -> None:
+    sources = [MERGED.format(space=space) for space in ("kernels::avx2", "exact")]
+    build = compiler_for(X86, tmp_path)
+    flags = ("-fno-inline", "-O3")
+    faults = faults_of(build(*sources, flags=flags, first_flags=("-mavx2",)), X86)
+    assert faults and all("St3__1" in fault and "fill_n" in fault for fault in faults)
+    assert faults_of(build(*sources, flags=flags), X86) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sets"), [(ATOMIC, "atomics"), (DOT, "asimddp"), (SCALABLE, "sve")], ids=["LSE", "sdot", "SVE"]
+)
+def test_a_planted_arm_instruction_is_found(text: str, sets: str, tmp_path: Path) -> None:
+    path = compiler_for(ARM, tmp_path)(ASSEMBLY.format(text=text))
+    (fault,) = faults_of(path, ARM)
+    assert fault.startswith("planted.so: constann::exact::planted()") and f"needs {sets}" in fault
+    assert main(["audit", str(path), "--cpu", "cortex-a53"]) == 1
+    assert main(["audit", str(path), "--cpu", "graviton3"]) == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("qemu-aarch64-static") is None, reason="no emulator: apt-get install qemu-user-static (Debian, Ubuntu)"
+)
+@pytest.mark.parametrize("text", [ATOMIC, DOT, SCALABLE, '"nop"'], ids=["LSE", "sdot", "SVE", "nop"])
+def test_a_cortex_a53_dies_where_the_audit_says_so(text: str, tmp_path: Path) -> None:
+    # The atomic addition is to an address on the stack.
+    planted = f'"mov x1, sp" ); __asm__ volatile({text}'
+    path = compiler_for(ARM, tmp_path)(PROGRAM.format(text=planted), program=True)
+    done = subprocess.run(["qemu-aarch64-static", "-cpu", "cortex-a53", path], capture_output=True, check=False)
+    predicted = main(["audit", str(path), "--cpu", "cortex-a53"])
+    assert (done.returncode == 0) == (predicted == 0) == (text == '"nop"')
+    newest = subprocess.run(["qemu-aarch64-static", "-cpu", "max", path], capture_output=True, check=False)
+    assert newest.returncode == 0
+
+
+def test_outline_atomics_are_allowed_by_name_and_nothing_like_them(tmp_path: Path) -> None:
+    named = 'extern "C" void {name}() {{ __asm__ volatile({text}); }}'
+    build = compiler_for(ARM, tmp_path)
+    assert faults_of(build(named.format(name="__aarch64_ldadd8_acq_rel", text=ATOMIC)), ARM) == []
+    (fault,) = faults_of(build(named.format(name="__aarch64_ldadd8_acq_rel", text=SCALABLE)), ARM)
+    assert "needs sve" in fault
+    (fault,) = faults_of(build(named.format(name="not__aarch64_ldadd8_acq_rel", text=ATOMIC)), ARM)
+    assert "needs atomics" in fault
+
+
+def test_macos_may_use_what_the_m1_has_and_no_more(tmp_path: Path) -> None:
+    build = compiler_for(MACOS, tmp_path)
+    assert faults_of(build(ASSEMBLY.format(text=ATOMIC)), MACOS) == []
+    (fault,) = faults_of(build(ASSEMBLY.format(text=SCALABLE)), MACOS)
+    assert fault.startswith("planted.so: constann::exact::planted()") and "needs sve" in fault
+
+
+def test_code_without_names_is_found_by_its_place(tmp_path: Path) -> None:
+    path = compiler_for(X86, tmp_path)(OUTSIDE)
+    stripped = tmp_path / "stripped.so"
+    subprocess.run(["strip", "-o", stripped, path], check=True)
+    faults = faults_of(stripped, X86)
+    assert faults and "constann::exact" not in str([read_binary("a", stripped.read_bytes()).functions[0].names])
+
+
+@pytest.mark.slow
+def test_annoy_as_pip_builds_it_fails_the_audit(compiler: str, tmp_path: Path) -> None:
+    """The real case: annoy 1.17.3 compiles itself with -march=native."""
+    if X86.architecture != os.uname().machine or "avx" not in x86_flags():
+        pytest.skip("needs a CPU that a native build uses more of: x86-64 with AVX")
+    folder = cache.folder("annoy") / f"native-py{sys.version_info.minor}"
+    with cache.lock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-cache-dir", "--no-binary", "annoy"]
+            with cache.whole(folder) as fresh:
+                variables = {**os.environ, "CC": compiler, "CXX": compiler}
+                subprocess.run([*build, "-w", fresh, "annoy==1.17.3"], check=True, env=variables, capture_output=True)
+    (wheel,) = folder.glob("annoy-*.whl")
+    assert main(["audit", str(wheel)]) == 1
+    assert main(["audit", str(wheel), "--cpu", "Nehalem"]) == 1
+
+
+def x86_flags() -> str:
+    return Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+
+
+def test_the_audit_says_which_functions_would_die(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = compiler_for(X86, tmp_path)(OUTSIDE)
+    assert main(["audit", str(path), "--cpu", "core2duo"]) == 1
+    told = capsys.readouterr().out
+    assert "constann::exact::twice(int const*, int*)" in told and "would die if called on core2duo" in told
+    assert main(["audit", str(path), "--cpu", "Haswell"]) == 0
+    assert "passes: Haswell" in capsys.readouterr().out
+    assert main(["audit", str(path), "--cpu", "cortex-a53"]) == 2
+    assert "is machine code for x86_64, and cortex-a53 is aarch64" in capsys.readouterr().err
+
+
+def test_installed_packages_are_audited_where_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """numpy brings kernels for newer CPUs, and says which baseline it needs."""
+    assert main(["audit", "--installed", "numpy", "--python", sys.executable, "--json"]) == 1
+    assert "_multiarray_umath" in capsys.readouterr().out
+    assert main(["audit", "--installed", "pytest", "--python", sys.executable]) == 2
+    assert "pure Python" in capsys.readouterr().err
+    assert main(["audit", "--installed", "nobody", "--python", sys.executable]) == 2
+    assert "has no package 'nobody'" in capsys.readouterr().err
+    assert main(["audit"]) == 2
+    assert main(["audit", "missing.whl"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+@given(content=st.binary(max_size=200), magic=st.sampled_from([b"", b"\x7fELF\x02\x01\x01", b"\xcf\xfa\xed\xfe"]))
+def test_any_bytes_are_read_or_refused(content: bytes, magic: bytes) -> None:
+    try:
+        binary = read_binary("some.so", magic + content)
+    except WheelError as error:
+        assert "some.so" in str(error)
+    else:
+        scan(binary)
+
+
+def test_processors_have_what_their_makers_say() -> None:
+    assert "avx2" in find_processor("Haswell").sets and "avx512f" not in find_processor("haswell").sets
+    assert "sse4_1" not in find_processor("core2duo").sets and "ssse3" in find_processor("core2duo").sets
+    assert find_processor("qemu64").sets >= {"sse3", "cx16"}
+    assert "atomics" not in find_processor("cortex-a53").sets
+    assert find_processor("graviton3").sets >= {"sve", "asimddp", "atomics"}
+    for name in known_processors():
+        assert find_processor(name).architecture in ("x86_64", "aarch64")
+    with pytest.raises(WheelError, match=r"no CPU model 'pentium9' is known; there are: .*Haswell|haswell"):
+        find_processor("pentium9")
+
+
+def test_every_machine_of_the_gate_is_a_processor_that_the_audit_knows() -> None:
+    for platform in load().values():
+        for machine in platform.machines:
+            if machine.model not in (None, "max"):
+                assert find_processor(str(machine.model)).runs(platform.architecture)
+
+
+def test_sets_imply_one_another() -> None:
+    assert closure(["avx512bw"], "x86_64") >= {"avx512f", "avx2", "fma", "sse4_2", "popcnt", "xsave"}
+    assert closure(["sve2"], "aarch64") >= {"sve", "fphp"}
+    assert closure([], "x86_64") == frozenset()
