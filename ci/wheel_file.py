@@ -159,25 +159,29 @@ def target_of(wheel: Wheel, targets: Iterable[Target]) -> Target | None:
     return None
 
 
-def find_faults(wheel: Wheel, platform: Target, abi: str) -> list[str]:
-    """Return what keeps a wheel from being one for this platform and Python, one sentence each."""
-    faults = [*_tag_faults(wheel, platform, abi)]
+def find_faults(wheel: Wheel, platform: Target, abi: str, tag: str | None = None) -> list[str]:
+    """Return what keeps a wheel from being one for this platform and Python, one sentence each.
+
+    It is held to the platform's tag, or to `tag`, which an image with a newer C library makes.
+    """
+    tag = tag or platform.wheel.tag
+    faults = [*_tag_faults(wheel, platform, abi, tag)]
     if not wheel.extensions:
         faults.append("holds no compiled file: was the extension module installed (CMake's install component)?")
     for extension in wheel.extensions:
-        faults += _extension_faults(extension, platform, abi)
+        faults += _extension_faults(extension, platform, abi, tag)
     return faults
 
 
-def _tag_faults(wheel: Wheel, platform: Target, abi: str) -> Iterator[str]:
-    expected = expected_tags(platform, abi)
+def _tag_faults(wheel: Wheel, platform: Target, abi: str, tag: str) -> Iterator[str]:
+    expected = expected_tags(platform, abi, tag)
     if wheel.name_tags != expected:
         yield f"the file name says {_spell(wheel.name_tags)}, expected {_spell(expected)}"
     if wheel.metadata_tags != wheel.name_tags:
         yield f"its WHEEL file says {_spell(wheel.metadata_tags)}, unlike the file name: was it renamed?"
 
 
-def _extension_faults(extension: Extension, platform: Target, abi: str) -> Iterator[str]:
+def _extension_faults(extension: Extension, platform: Target, abi: str, tag: str) -> Iterator[str]:
     if extension.machine != platform.architecture:
         yield (
             f"{extension.name} is machine code for {extension.machine}, expected {platform.architecture}:"
@@ -199,8 +203,8 @@ def _extension_faults(extension: Extension, platform: Target, abi: str) -> Itera
             " link with -z max-page-size=65536"
         )
     if platform.system == "Darwin":
-        yield from _macos_faults(extension, platform)
-    promised = glibc_of_tag(platform.wheel.tag)
+        yield from _macos_faults(extension, macos_of_tag(tag))
+    promised = glibc_of_tag(tag)
     if promised and extension.glibc > promised:
         yield (
             f"{extension.name} needs glibc {'.'.join(map(str, extension.glibc))}, but the tag promises"
@@ -208,8 +212,7 @@ def _extension_faults(extension: Extension, platform: Target, abi: str) -> Itera
         )
 
 
-def _macos_faults(extension: Extension, platform: Target) -> Iterator[str]:
-    promised = macos_of_tag(platform.wheel.tag)
+def _macos_faults(extension: Extension, promised: tuple[int, ...]) -> Iterator[str]:
     if extension.macos != promised:
         yield (
             f"{extension.name} says it is for macOS {'.'.join(map(str, extension.macos)) or 'of any version'}, but the"

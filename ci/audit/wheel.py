@@ -57,7 +57,12 @@ def read_binaries(path: Path) -> dict[Binary, Sequence[Use]]:
 
 
 def audit_wheel(
-    path: Path, target: Target, abi: str, scanned: Mapping[Binary, Sequence[Use]] | None = None
+    path: Path,
+    target: Target,
+    abi: str,
+    scanned: Mapping[Binary, Sequence[Use]] | None = None,
+    *,
+    tag: str | None = None,
 ) -> list[str]:
     """Return what keeps a wheel from being released for a platform and Python, one sentence each.
 
@@ -71,10 +76,13 @@ def audit_wheel(
         The Python, such as "313".
     scanned
         What `read_binaries` found, where that is known already.
+    tag
+        The platform tag that it must have and keep, where it is not the platform's: such as manylinux_2_34_x86_64,
+        which a build in an image with a newer C library gives.
     """
     wheel = read_wheel(path)
     scanned = read_binaries(path) if scanned is None else scanned
-    faults = find_faults(wheel, target, abi)
+    faults = find_faults(wheel, target, abi, tag)
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     faults += [
@@ -92,15 +100,15 @@ def audit_wheel(
     return faults
 
 
-def check_wheel(path: Path, target: Target, abi: str) -> None:
-    """Demand that a wheel can be released.
+def check_wheel(path: Path, target: Target, abi: str, *, tag: str | None = None) -> None:
+    """Demand that a wheel can be released; see `audit_wheel`.
 
     Raises
     ------
     WheelError
         With every fault, one on a line.
     """
-    if faults := audit_wheel(path, target, abi):
+    if faults := audit_wheel(path, target, abi, tag=tag):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise WheelError(f"{path} is not a wheel for {target.name}:\n{lines}")
 

@@ -134,6 +134,18 @@ def test_symbols_newer_than_the_tag_are_a_fault() -> None:
     assert "needs glibc 2.28, but the tag promises 2.17" in fault
 
 
+def test_a_wheel_may_be_held_to_a_tag_of_its_own() -> None:
+    """As cibuildwheel makes it in an image with a newer C library: that tag is then what must be true."""
+    tag = "manylinux_2_34_x86_64"
+    tags = expected_tags(X86, "311", tag)
+    newer = Wheel(Path("some.whl"), tags, tags, (dataclasses.replace(good_extension(), glibc=(2, 34)),))
+    assert find_faults(newer, X86, "311", tag) == []
+    assert len(find_faults(newer, X86, "311")) == 2
+    newest = dataclasses.replace(newer, extensions=(dataclasses.replace(good_extension(), glibc=(2, 38)),))
+    (fault,) = find_faults(newest, X86, "311", tag)
+    assert "needs glibc 2.38, but the tag promises 2.34" in fault
+
+
 def test_a_wheel_without_machine_code_is_a_fault() -> None:
     (fault,) = find_faults(dataclasses.replace(good_wheel(), extensions=()), X86, "311")
     assert "no compiled file" in fault
