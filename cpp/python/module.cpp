@@ -173,6 +173,14 @@ void place_rows(Index& index, const py::object& buffer, std::size_t offset) {
     index.place_rows(all.subspan(offset), bytes);
 }
 
+// Makes a writable buffer, where the rows lie from `rows_at` on, the index's whole file; see
+// Index::become_file.
+void become_file(Index& index, const py::object& buffer, std::size_t rows_at, const py::bytes& head) {
+    const auto bytes = std::make_shared<Bytes>(buffer, PyBUF_WRITABLE);
+    const std::string_view begin = head;
+    index.become_file(bytes->writable(), rows_at, std::as_bytes(std::span(begin)), bytes);
+}
+
 void reopen(Index& index, const py::object& buffer) {
     const auto bytes = std::make_shared<const Bytes>(buffer);
     index.reopen(bytes->span(), bytes);
@@ -334,7 +342,9 @@ void bind_indexes(py::module_& module) {
         .def("_contents", &contents)
         .def("_encode_header", &encode_header, py::arg("digests"))
         .def("_place_rows", &place_rows, py::arg("buffer"), py::arg("offset"))
+        .def("_become_file", &become_file, py::arg("buffer"), py::arg("rows_at"), py::arg("head"))
         .def("_reopen", &reopen, py::arg("buffer"))
+        .def("_publish", &Index::publish)
         .def_property_readonly("_stride", &Index::stride)
         .def("_rows_with", &rows_with, py::arg("ids"))
         .def("_labels", &labels_of, py::arg("rows"))

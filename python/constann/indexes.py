@@ -79,11 +79,13 @@ class Index(_core.Index):
         ------
         ValueError
             No rows were added, two have the same id, or the index is built already.
+        OSError
+            For an index with a `path`: it is built and can be searched, but its file cannot be put there.
         """
         self._build(threads, seed, _print_progress if progress is True else progress or None)
         if self._disk is not None:
-            self._disk.finish(self)
-            self._disk = None
+            disk, self._disk = self._disk, None
+            disk.finish(self)
 
     def save(self, path: storage.Path | BinaryIO) -> None:
         """Write the index to a file, atomically: a crash leaves the old file whole, or none.
