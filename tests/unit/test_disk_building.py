@@ -107,7 +107,7 @@ def test_nobody_sees_the_index_while_its_file_is_settled(tmp_path: Path, monkeyp
 
     def look(_: int) -> None:
         for use in (lambda: index.search(ROWS[:1]), index.to_bytes, lambda: index.add(ROWS), index.build):
-            with pytest.raises(ValueError, match="is not built|being changed") as error:
+            with pytest.raises(ValueError, match=r"is not built|being changed") as error:
                 use()
             refused.append(str(error.value))
 
