@@ -235,7 +235,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_disk_that_is_full_leaves_the_old_file_whole(small_disk: Path) -> None:
