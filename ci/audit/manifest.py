@@ -7,7 +7,7 @@ from typing import Any
 
 from ci.audit.binaries import Binary
 from ci.audit.rules import kernel_set_of
-from ci.audit.scan import Use, closure
+from ci.audit.scan import Use, closure, named_apart
 from ci.platforms import Target
 
 NAME = "constann/instruction_sets.json"
@@ -56,9 +56,9 @@ def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
 
 def _of_file(uses: Sequence[Use], baseline: frozenset[str], target: Target) -> dict[str, Any]:
     functions: dict[str, Any] = {}
-    for use in uses:
+    for title, use in named_apart(uses).items():
         beyond = sorted(set(use.sets) - baseline)
         if beyond:
             kernels = kernel_set_of(use.function.names, target)
-            functions[use.function.title] = {"sets": beyond, **({"kernels": kernels} if kernels else {})}
+            functions[title] = {"sets": beyond, **({"kernels": kernels} if kernels else {})}
     return functions

@@ -40,9 +40,21 @@ def scan(binary: Binary) -> tuple[Use, ...]:
     )
 
 
+def named_apart(uses: Iterable[Use]) -> dict[str, Use]:
+    """Return the functions by their titles, with their places where several have one: local ones of several files."""
+    uses = list(uses)
+    count = Counter(use.function.title for use in uses)
+    titles = (
+        f"{use.function.title} at {use.function.start:#x}" if count[use.function.title] > 1 else use.function.title
+        for use in uses
+    )
+    return dict(zip(titles, uses, strict=True))
+
+
 def _instructions(binary: Binary) -> Iterator[tuple[int, frozenset[str]]]:
+    starts = [function.start for function in binary.functions]
     for section in binary.sections:
-        yield from x86.scan(section) if binary.architecture == "x86_64" else arm.scan(section, binary.data)
+        yield from x86.scan(section, starts) if binary.architecture == "x86_64" else arm.scan(section, binary.data)
 
 
 def closure(sets: Iterable[str], architecture: str) -> frozenset[str]:
