@@ -73,10 +73,15 @@ class Binary:
 
     def function_at(self, address: int) -> Function:
         """Return the function that an instruction lies in; what belongs to none is called by its section."""
-        place = bisect_right(self._starts, address) - 1
-        if place >= 0 and address < self.functions[place].end:
-            return self.functions[place]
-        return self._section_at(address)
+        return self.owner_of(address)[0]
+
+    def owner_of(self, address: int) -> tuple[Function, int]:
+        """Return `function_at`, and up to where it is the same."""
+        place = bisect_right(self._starts, address)
+        if place and address < self.functions[place - 1].end:
+            return self.functions[place - 1], self.functions[place - 1].end
+        section = self._section_at(address)
+        return section, min(section.end, *self._starts[place : place + 1], section.end)
 
     @cached_property
     def _starts(self) -> list[int]:

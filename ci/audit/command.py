@@ -222,12 +222,13 @@ def _print(verdict: Verdict, *, everything: bool) -> None:
 
 
 def _print_sets(console: Console, uses: Sequence[Use], dying: Sequence[Use], *, everything: bool) -> None:
+    dead = {use.function for use in dying}
     table = Table(box=None, pad_edge=False)
     for heading in ("    set", "instructions", "functions", "such as"):
         table.add_column(heading, no_wrap=True)
     for each in sorted({name for use in uses for name in use.sets}):
         using = [use for use in uses if each in use.sets]
-        fatal = [use for use in using if use in dying]
+        fatal = [use for use in using if use.function in dead]
         shown = [use.function.title for use in (fatal or using)]
         cut = shown if everything else [shorten(title) for title in shown[:_SHOWN]]
         more = f" and {len(shown) - len(cut)} more (--all)" if len(shown) > len(cut) else ""
@@ -243,12 +244,15 @@ def shorten(title: str) -> str:
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
-    files = {
-        binary.name: {
-            "architecture": binary.architecture,
-            "functions": {title: dict(use.sets) for title, use in named_apart(uses).items()},
-            "would_die": [title for title, use in named_apart(uses).items() if use in verdict.deaths(binary)],
-        }
-        for binary, uses in verdict.scanned.items()
-    }
+    files = {binary.name: _file_as_json(verdict, binary, uses) for binary, uses in verdict.scanned.items()}
     return {"name": verdict.name, "judged_by": verdict.judge, "faults": list(verdict.faults), "files": files}
+
+
+def _file_as_json(verdict: Verdict, binary: Binary, uses: Sequence[Use]) -> dict[str, Any]:
+    titles = named_apart(uses)
+    dead = {use.function for use in verdict.deaths(binary)}
+    return {
+        "architecture": binary.architecture,
+        "functions": {title: dict(use.sets) for title, use in titles.items()},
+        "would_die": [title for title, use in titles.items() if use.function in dead],
+    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ci.audit.binaries import Binary
-from ci.audit.rules import kernel_set_of
+from ci.audit.rules import allowed_sets, kernel_set_of
 from ci.audit.scan import Use, closure, named_apart
 from ci.platforms import Target
 
@@ -47,7 +47,8 @@ def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
     for use in (use for uses in binaries.values() for use in uses):
         if beyond := set(use.sets) - baseline:
             kernels = kernel_set_of(use.function.names, target)
-            place = f"kernels {kernels}" if kernels else "allowed"
+            allowed = allowed_sets(use.function.names, target)
+            place = f"kernels {kernels}" if kernels else "allowed" if allowed else "other functions"
             sets.setdefault(place, set()).update(beyond)
             functions[place] += 1
     found = (f"{', '.join(sorted(sets[place]))} in {place} ({functions[place]} functions)" for place in sorted(sets))

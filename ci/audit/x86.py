@@ -66,13 +66,14 @@ def scan(section: Section, starts: Sequence[int] = ()) -> Iterator[tuple[int, fr
     for start, following in pairwise([section.address, *inside, end]):
         decoder.position, decoder.ip = start - section.address, start
         for instruction in decoder:
-            if instruction.ip >= following:
+            code, place = instruction.code, instruction.ip
+            if place >= following:
                 break
-            sets = _known.get(instruction.code)
+            sets = _known.get(code)
             if sets is None:
-                sets = _known[instruction.code] = _sets_of(instruction)
+                sets = _known[code] = _sets_of(instruction)
             if sets:
-                yield instruction.ip, sets
+                yield place, sets
 
 
 def _sets_of(instruction: Instruction) -> frozenset[str]:
