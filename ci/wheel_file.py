@@ -23,6 +23,7 @@ from ci.platforms import Target
 _MACHO = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")  # of 64 bits, and of several processors
 
 _MACHINES = {"x64": "x86_64", "AArch64": "aarch64"}
+_MACHO_MACHINES = {lief.MachO.Header.CPU_TYPE.ARM64: "arm64", lief.MachO.Header.CPU_TYPE.X86_64: "x86_64"}
 
 # Names that glibc's tags had before PEP 600; auditwheel adds them for old versions of pip.
 _OLD_NAMES = {
@@ -150,13 +151,24 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def target_of(wheel: Wheel, targets: Iterable[Target]) -> Target | None:
-    """Return what a wheel was built for, by its machine code and the name of the file that holds it."""
+    """Return what a wheel is for: by its tags, and by its machine code where they say no more than `linux_x86_64`."""
+    known = list(targets)
+    platforms = [tag.platform for tag in wheel.name_tags]
+    for target in known:
+        if any(_family(platform) == _family(target.wheel.tag) for platform in platforms):
+            return target
     for extension in wheel.extensions:
-        for target in targets:
+        for target in known:
             same_kind = extension.name.endswith(target.wheel.extension_suffix.partition("}")[2])
             if target.architecture == extension.machine and same_kind:
                 return target
     return None
+
+
+def _family(tag: str) -> tuple[str, str]:
+    """Return the C library or system of a platform tag, without its version, and the processor."""
+    found = re.fullmatch(r"(manylinux|musllinux|macosx|linux)[\d_]*_(\w+)", tag)
+    return (found[1], found[2]) if found else ("", tag)
 
 
 def find_faults(wheel: Wheel, platform: Target, abi: str, tag: str | None = None) -> list[str]:
@@ -257,12 +269,12 @@ def _read_macho(name: str, content: bytes) -> Extension:
     if parsed.size > 1:
         raise ValueError(f"{name} is for several processors at once, which no wheel of ours is")
     binary = parsed.at(0)
-    if binary is None or binary.header.cpu_type != lief.MachO.Header.CPU_TYPE.ARM64:
-        raise ValueError(f"{name} is a Mach-O file, but not for Apple silicon")
+    if binary is None:
+        raise ValueError(f"{name} is a broken Mach-O file")
     build = binary.build_version
     return Extension(
         name,
-        "arm64",
+        _MACHO_MACHINES.get(binary.header.cpu_type, str(binary.header.cpu_type)),
         tuple(
             str(library.name) for library in binary.libraries if library.command != lief.MachO.LoadCommand.TYPE.ID_DYLIB
         ),
