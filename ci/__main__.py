@@ -9,7 +9,21 @@ from types import FrameType
 
 from docker.errors import DockerException
 
-from ci import cache, engine, finish, gate, host, images, machines, platforms, python_headers, rootfs, undo, wheels
+from ci import (
+    cache,
+    engine,
+    finish,
+    gate,
+    host,
+    images,
+    machines,
+    platforms,
+    python_headers,
+    reproduce,
+    rootfs,
+    undo,
+    wheels,
+)
 from ci.audit import command as audit
 from ci.wheel_file import WheelError
 from ci.zig import ToolchainError
@@ -78,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--python", help="the Python version in the images (default: platforms/images.toml's)")
 
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
+    wheels.add_sdist_arguments(_register(commands, "sdist", wheels.run_sdist))
+    reproduce.add_arguments(_register(commands, "reproduce", reproduce.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
     gate.add_arguments(_register(commands, "gate", gate.run))

@@ -270,7 +270,7 @@ def _add_environments(workshop: _Workshop, platform: Platform, base: str, name: 
             packages = f"{target}{folder}/lib/python{workshop.python}/site-packages"
             wanted = [f"numpy=={version}", f"pip=={workshop.images.pip}"]
             options = ["--only-binary", ":all:", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
-            foreign = _foreign_options(platform, workshop.python, workshop.images.glibc)
+            foreign = foreign_options(platform, workshop.python, workshop.images.glibc)
             pip = [f"{_TOOL}/bin/python", "-m", "pip", "install", *options, *foreign, "--target", packages, *wanted]
             workshop.do(platform.name, pip, workshop.pip_environment)
         workshop.do(platform.name, ["python3", *_compile_options(target), f"{target}/opt"])
@@ -309,7 +309,7 @@ def _compile_options(target: str) -> list[str]:
     return ["-m", "compileall", "-q", "-j", "0", "-s", target, "-p", "/"]
 
 
-def _foreign_options(platform: Platform, python: str, glibc: str) -> list[str]:
+def foreign_options(platform: Platform, python: str, glibc: str) -> list[str]:
     """Return pip's options for another platform: it wants each tag by name."""
     newest = int(glibc.rpartition(".")[2])
     tags = [f"manylinux_2_{minor}_{platform.architecture}" for minor in range(newest, 16, -1)]
