@@ -22,6 +22,7 @@ from ci import (
     python_headers,
     rootfs,
     undo,
+    upstream,
     wheels,
 )
 from ci.audit import command as audit
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
     index_page.add_arguments(_register(commands, "index", index_page.run))
+    upstream.add_arguments(_register(commands, "upstream", upstream.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     _register(commands, "undo", undo_all)
     return parser
