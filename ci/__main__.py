@@ -16,12 +16,14 @@ from ci import (
     gate,
     host,
     images,
+    index_page,
     machines,
     platforms,
     python_headers,
     reproduce,
     rootfs,
     undo,
+    upstream,
     wheels,
 )
 from ci.audit import command as audit
@@ -96,6 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     reproduce.add_arguments(_register(commands, "reproduce", reproduce.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
+    index_page.add_arguments(_register(commands, "index", index_page.run))
+    upstream.add_arguments(_register(commands, "upstream", upstream.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     _register(commands, "undo", undo_all)
     return parser
@@ -133,6 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
         python_headers.HeadersError,
         rootfs.RootError,
         gate.GateError,
+        index_page.IndexPageError,
         WheelError,
         ToolchainError,
         DockerException,

@@ -18,11 +18,12 @@ from typing import Any, TypeVar
 
 import requests
 from docker.errors import DockerException, ImageNotFound
+from packaging.tags import mac_platforms
 
 from ci import cache, containers, host, network, rootfs
 from ci import platforms as facts_of
 from ci.engine import Engine
-from ci.platforms import Images, Platform
+from ci.platforms import Images, Platform, Target
 from ci.progress import say, step
 
 REPOSITORY = "constann-ci"
@@ -89,10 +90,10 @@ def prepare(engine: Engine, platforms: Sequence[Platform], images: Images, pytho
         missing = [platform for platform in platforms if not _exists(engine, tags[platform.name])]
         if missing:
             say(f"preparing images with Python {python}: once, about 1 GB of disk and two or three minutes")
-            bases = _bases(engine, [*{each.name: each for each in (own, *missing)}.values()], python, images)
-            with _workshop(engine, own, bases[own.name], python, images) as workshop:
+            made = bases(engine, [*{each.name: each for each in (own, *missing)}.values()], python, images)
+            with _workshop(engine, own, made[own.name], python, images) as workshop:
                 _together(
-                    lambda each: _add_environments(workshop, each, bases[each.name], tags[each.name]),
+                    lambda each: _add_environments(workshop, each, made[each.name], tags[each.name]),
                     missing,
                     end=lambda: containers.remove(workshop.made),
                 )
@@ -112,7 +113,7 @@ def _own_platform(engine: Engine) -> Platform:
     raise ImageError(f"the Docker engine is {engine.architecture}, which no file in platforms/ describes")
 
 
-def _bases(engine: Engine, platforms: Sequence[Platform], python: str, images: Images) -> dict[str, str]:
+def bases(engine: Engine, platforms: Sequence[Platform], python: str, images: Images) -> dict[str, str]:
     """Return an image with Python alone for each platform: all of them official ones, or none."""
     if _registry_answers(engine, platforms[0].container.image.format(python=python)):
         try:
@@ -309,11 +310,16 @@ def _compile_options(target: str) -> list[str]:
     return ["-m", "compileall", "-q", "-j", "0", "-s", target, "-p", "/"]
 
 
-def foreign_options(platform: Platform, python: str, glibc: str) -> list[str]:
-    """Return pip's options for another platform: it wants each tag by name."""
-    newest = int(glibc.rpartition(".")[2])
-    tags = [f"manylinux_2_{minor}_{platform.architecture}" for minor in range(newest, 16, -1)]
-    tags.append(f"manylinux2014_{platform.architecture}")
+def foreign_options(target: Target, python: str, glibc: str) -> list[str]:
+    """Return pip's options for another platform: it wants each tag by name, also of the older systems that fit."""
+    system, _, _ = target.wheel.tag.partition("_")
+    if system == "macosx":
+        tags = list(mac_platforms((15, 0), target.architecture))
+    elif system == "musllinux":
+        tags = [f"musllinux_1_{minor}_{target.architecture}" for minor in (2, 1)]
+    else:
+        tags = [f"manylinux_2_{minor}_{target.architecture}" for minor in range(int(glibc.rpartition(".")[2]), 16, -1)]
+        tags.append(f"manylinux2014_{target.architecture}")
     options = ["--implementation", "cp", "--python-version", python]
     return options + [word for tag in tags for word in ("--platform", tag)]
 

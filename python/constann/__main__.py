@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         print(
-            f"constann's command line needs {' and '.join(missing)}: pip install 'constann[cli]'\n"
+            f"constann's command line needs {' and '.join(missing)}: pip install 'click>=8.1' 'rich>=13'\n"
             "(`constann doctor`, which examines this installation, needs nothing)",
             file=sys.stderr,
         )

@@ -10,7 +10,7 @@ __all__ = ["REINSTALL", "explain_core", "explain_numpy", "missing_versions", "ne
 _LEAST_NUMPY = (1, 26)
 _SPELLED = {"sse3": "SSE3", "ssse3": "SSSE3", "sse4_1": "SSE4.1", "sse4_2": "SSE4.2", "popcnt": "POPCNT"}
 _REINSTALL_NUMPY = "python -m pip install --force-reinstall --only-binary :all: numpy"
-REINSTALL = "python -m pip install --force-reinstall --no-deps constann (or the path of a wheel)"
+REINSTALL = "python -m pip install --force-reinstall --no-index --no-deps WHEEL (the file of a wheel for this machine)"
 
 # What the loader says when a file cannot be loaded: pattern, then what it means. \1 is the pattern's group, {file}
 # the file's own words, {again} the command that installs the package anew.

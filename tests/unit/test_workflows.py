@@ -1,0 +1,137 @@
+"""The workflows say what a person would type, may do no more than they must, and use nothing that changes by itself."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import workflow_lines
+from workflow_lines import WORKFLOWS, Line
+
+from ci.__main__ import _parser
+
+ROOT = WORKFLOWS.parents[1]
+PATHS = sorted(WORKFLOWS.glob("*.yml"))
+# Commands that are written at the same time as the workflows: each goes from here as soon as there is one.
+COMING = {"cibuildwheel", "sdist", "reproduce"}
+PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$|^docker://[\w./-]+:[\w.]+@sha256:[0-9a-f]{64}$|^\./\.github/")
+OUR_SCRIPTS = ("./ci/test", "./ci/gate", "./ci/run")
+
+
+def commands() -> set[str]:
+    (action,) = (each for each in _parser()._actions if hasattr(each, "choices") and each.choices)
+    return set(action.choices or ())
+
+
+def problems_of(line: Line) -> list[str]:
+    """What a `run:` line asks for that there is not."""
+    if re.search(r"[;&|<>`(){}]", line.command):
+        return [f"{line.where}: more than one command: {line.command}"]
+    program, *words = shlex.split(line.command)
+    if program not in OUR_SCRIPTS or not (ROOT / program).is_file():
+        return [f"{line.where}: {program} is none of the project's commands"]
+    if program == "./ci/test" or (words and words[0] in COMING):
+        return []
+    try:
+        _parser().parse_args((["gate"] if program == "./ci/gate" else []) + words)
+    except SystemExit:
+        return [f"{line.where}: the harness does not understand {line.command}"]
+    return []
+
+
+def run_tool(*command: str | Path) -> "subprocess.CompletedProcess[str]":
+    folder = Path(sys.executable).parent
+    return subprocess.run([folder / command[0], *command[1:]], capture_output=True, text=True, check=False)
+
+
+def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [step for job in workflow["jobs"].values() for step in [job, *job.get("steps", ())]]
+
+
+def test_each_line_is_a_command_that_there_is() -> None:
+    lines = workflow_lines.lines()
+    assert {"test.yml: test", "gate.yml: gate", "wheels.yml: build", "upstream.yml: upstream"} <= {
+        line.where for line in lines
+    }
+    assert {line.runner for line in lines} >= {"ubuntu-24.04", "ubuntu-24.04-arm", "macos-15"}
+    assert [problem for line in lines for problem in problems_of(line)] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "./ci/run wheel",
+        "./ci/run wheels --platforms x",
+        "./ci/run wheels --platform linux-riscv64",
+        "./ci/gate --everything",
+        "pip install build",
+        "./ci/test && ./ci/gate",
+        "./ci/publish",
+    ],
+)
+def test_a_line_that_nobody_could_type_is_found(command: str) -> None:
+    assert problems_of(Line("planted", "ubuntu-24.04", command)) != []
+
+
+def test_what_was_coming_is_taken_from_the_list_once_it_is_there() -> None:
+    assert commands() & COMING == set(), "these commands exist now: take them out of COMING"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_every_action_is_pinned_and_says_its_version(path: Path) -> None:
+    used = re.findall(r"uses: (\S+)(.*)", path.read_text())
+    found = [name for step in steps(workflow_lines.read(path)) if (name := step.get("uses"))]
+    assert sorted(found) == sorted(name for name, _ in used)
+    for name, comment in used:
+        assert PINNED.match(name), name
+        assert name.startswith(("./", "docker://")) or re.match(r" # v\d+\.\d+\.\d+$", comment), name
+
+
+@pytest.mark.parametrize("name", ["actions/checkout@v6", "actions/checkout@main", "docker://rhysd/actionlint:1.7.7"])
+def test_an_action_that_can_change_is_found(name: str) -> None:
+    assert not PINNED.match(name)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_only_publishing_may_do_more_than_read(path: Path) -> None:
+    workflow = workflow_lines.read(path)
+    assert workflow["permissions"] == {}
+    for name, job in workflow["jobs"].items():
+        may_write = {key for key, value in job["permissions"].items() if value == "write"}
+        assert may_write == ({"id-token", "attestations"} if name == "publish" else set()), name
+        assert not any("secrets." in str(step) for step in steps(workflow))
+
+
+def test_a_release_waits_for_wheels_and_gate() -> None:
+    jobs = workflow_lines.read(WORKFLOWS / "release.yml")["jobs"]
+    assert set(jobs["publish"]["needs"]) == {"wheels", "gate"}
+    assert "run" not in str(jobs["publish"]["steps"]), "nothing of ours runs where a release can be signed"
+    assert jobs["publish"]["environment"]["name"] == "pypi"
+
+
+def test_zizmor_finds_nothing() -> None:
+    done = run_tool("zizmor", "--offline", "--no-progress", WORKFLOWS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("schema", ["vendor.github-workflows", "custom.github-workflows-require-timeout"])
+def test_the_schema_of_workflows_holds(schema: str) -> None:
+    done = run_tool("check-jsonschema", "--builtin-schema", schema, *PATHS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_both_tools_find_planted_faults(tmp_path: Path) -> None:
+    text = (WORKFLOWS / "gate.yml").read_text()
+    planted = tmp_path / ".github" / "workflows" / "planted.yml"
+    planted.parent.mkdir(parents=True)
+    planted.write_text(text.replace("./ci/gate --report", "echo ${{ github.event.issue.title }}"))
+    assert "template-injection" in run_tool("zizmor", "--offline", "--no-progress", planted).stdout
+    planted.write_text(text.replace("runs-on:", "run-on:"))
+    assert run_tool("check-jsonschema", "--builtin-schema", "vendor.github-workflows", planted).returncode == 1
+
+
+def test_the_readme_says_that_no_job_has_run_on_github() -> None:
+    assert "None of their jobs has ever run\n  on GitHub" in (ROOT / "README.md").read_text()
