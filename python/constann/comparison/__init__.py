@@ -1,0 +1,24 @@
+"""Compares recordings: read them, find the first stage that differs and why, and write it down in several forms.
+
+`read` and `compare` are what the gate uses too; they print nothing, and nothing that a recording holds is executed.
+"""
+
+from constann.comparison.comparing import Comparison, Difference, Parting, StageResult, compare
+from constann.comparison.reading import Recorded, RecordingError, Stage, read, read_folder, read_recording
+from constann.comparison.tolerances import Tolerance, Tolerances
+
+__all__ = [
+    "Comparison",
+    "Difference",
+    "Parting",
+    "Recorded",
+    "RecordingError",
+    "Stage",
+    "StageResult",
+    "Tolerance",
+    "Tolerances",
+    "compare",
+    "read",
+    "read_folder",
+    "read_recording",
+]
