@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from constann import comparison, kernels, recorder, vector_files, workload
-from constann.comparison.as_json import as_json
-from constann.comparison.text import text
+from constann.comparison import bisection, reproduction
 
 __all__ = ["compare", "record"]
 
@@ -99,12 +98,17 @@ def _tolerance(kind: str, what: str) -> Callable[[Callable[..., Any]], Callable[
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("recordings", type=_file, nargs=-1, required=True)
+@click.argument("recordings", type=_file, nargs=-1)
 @_tolerance("atol", "Absolute difference allowed; STAGE may have * in it. Several.")
 @_tolerance("rtol", "Relative difference allowed.")
 @_tolerance("ulp", "Floats that may lie between.")
 @click.option("--preset", type=click.Choice(["ones-then-random"]), help="Its tolerance: atol and rtol 1e-5.")
 @click.option("--json", "json_only", is_flag=True, help="Print one JSON object (docs/comparing.md) instead of text.")
+@click.option("--html", "html_file", type=_file, help="Write one self-contained page.")
+@click.option("--junit", "junit_file", type=_file, help="Write JUnit XML: a test case for each stage.")
+@click.option("--markdown", "markdown_file", type=_file, help="Write Markdown, as $GITHUB_STEP_SUMMARY takes it.")
+@click.option("--reproduce", type=_file, help="Write a script that shows the first difference, and its arrays.")
+@click.option("--bisect", type=_file, metavar="RUN", help="Run RUN's workload here, forcing kernels and threads.")
 def compare(
     recordings: Sequence[Path],
     atol: list[tuple[str, str, float]],
@@ -112,14 +116,53 @@ def compare(
     ulp: list[tuple[str, str, float]],
     preset: str | None,
     json_only: bool,
+    html_file: Path | None,
+    junit_file: Path | None,
+    markdown_file: Path | None,
+    reproduce: Path | None,
+    bisect: Path | None,
 ) -> None:
-    """Say where RECORDINGS of several machines, files or folders of .npy files, differ first, and why."""
+    """Say where RECORDINGS of several machines, files or folders of .npy files, differ first, and why.
+
+    With --bisect no RECORDINGS are needed: kernels and thread counts of this machine are tried against RUN, the
+    plainest first, until one differs.
+    """
     if preset is not None:
         atol, rtol = [("*", "atol", 1e-5), *atol], [("*", "rtol", 1e-5), *rtol]
     tolerances = comparison.Tolerances((*atol, *rtol, *ulp))
+    if bisect is not None:
+        if recordings:
+            raise click.UsageError("--bisect RUN stands alone: leave the other recordings out")
+        sys.exit(_bisect(_read(bisect), tolerances))
+    if len(recordings) < 2:
+        raise click.UsageError("name two recordings or more")
     found = comparison.compare([_read(path) for path in recordings], tolerances)
-    click.echo(json.dumps(as_json(found), indent=1) if json_only else text(found), nl=json_only)
+    for path, render in (
+        (html_file, comparison.html),
+        (junit_file, comparison.junit),
+        (markdown_file, comparison.markdown),
+    ):
+        if path is not None:
+            path.write_text(render(found), encoding="utf-8")
+    click.echo(json.dumps(comparison.as_json(found), indent=1) if json_only else comparison.text(found), nl=json_only)
+    if reproduce is not None and not found.agrees:
+        written = reproduction.reproduce(found, reproduce)
+        click.echo(f"to reproduce it: python {written[0]}", err=True)
     sys.exit(0 if found.agrees else 1)
+
+
+def _bisect(recorded: comparison.Recorded, tolerances: comparison.Tolerances) -> int:
+    trials = []
+    for trial in bisection.bisect(recorded, tolerances, bisection.settings_here(), bisection.run_here):
+        click.echo(trial.sentence)
+        trials.append(trial)
+    if trials[-1].found.agrees:
+        click.echo("no kernel set or thread count of this machine differs from the recording")
+        return 0
+    if len(trials) == 1:
+        click.echo("the plainest setting differs already: not kernels or threads part this machine from that one")
+    click.echo(comparison.text(trials[-1].found), nl=False)
+    return 1
 
 
 def _read(path: Path) -> comparison.Recorded:

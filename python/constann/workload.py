@@ -13,7 +13,18 @@ import numpy.typing as npt
 from constann import _core, indexes, kernels
 from constann.recorder import Recording, random_unit
 
-__all__ = ["METRICS", "PRESETS", "Set", "available_kinds", "record_ones_then_random", "record_sets", "run", "standard"]
+__all__ = [
+    "METRICS",
+    "PRESETS",
+    "Set",
+    "available_kinds",
+    "kernel_answers",
+    "record_index",
+    "record_ones_then_random",
+    "record_sets",
+    "run",
+    "standard",
+]
 
 Array = npt.NDArray[Any]
 Draws = npt.NDArray[np.uint64]
@@ -26,6 +37,7 @@ SEED = 20_261_125
 _WIDE_K = 40  # so many of those that a walk found: its candidates, as far as a search shows them
 _LANE_DIMS = (1, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129)
 _EFFORT = {"forest": 200}  # few enough candidates that the order of the walk decides the answer
+_KERNEL_QUERIES, _KERNEL_ROWS = 5, 200
 _SMALL = 100  # rows up to which an index's sections are one stage
 _SLICE = Path(__file__).parent / "real_slice"
 
@@ -196,34 +208,49 @@ def _record_metric(
     stages.add("rows", f"{name}/{metric}", rows)
     if metric != "hamming":
         # A query is prepared as a row is: what the kernels get.
-        queries = indexes.build(given.queries, metric, kind="exact")._stored_rows(np.arange(len(given.queries)))
-        _record_kernels(stages, f"{name}/{metric}", _padded(queries[:5]), _padded(rows[:200]), metric)
+        some = given.queries[:_KERNEL_QUERIES]
+        queries = indexes.build(some, metric, kind="exact")._stored_rows(np.arange(len(some)))
+        stages.add("rows", f"{name}/{metric}/queries", queries)
+        for how, many in (("one", False), ("many", True)):
+            stages.add("kernels", f"{name}/{metric}/{how}", kernel_answers(queries, rows, metric, many=many))
     for kind in kinds:
-        index = indexes.build(given.vectors, metric, kind=kind, dim=dim, threads=threads, seed=SEED)  # type: ignore[arg-type]
         place = f"{name}/{kind}/{metric}"
-        if len(given.vectors) <= _SMALL:
-            stages.add("sections", f"{place}/all", np.frombuffer(index.to_bytes(), np.uint8))
-        else:
-            for section, content in index._contents():
-                stages.add("sections", f"{place}/{section}", np.frombuffer(content, np.uint8))
-            stages.add("sections", f"{place}/fingerprint", np.frombuffer(bytes.fromhex(index.fingerprint), np.uint8))
-        effort = _EFFORT.get(kind)
-        if kind != "exact":
-            wide, _ = index.search(given.queries, max(_WIDE_K, k), effort, threads)
-            # Sorted as Python's integers: which rows they are, not in which order.
-            stages.add("candidates", place, np.array([sorted(row) for row in wide.tolist()], np.int64))
-        ids, distances = index.search(given.queries, k, effort, threads)
-        stages.answer(place, ids, distances, metric, f"input/{given.name}")
+        found = record_index(given, kind, metric, dim=dim, k=k, threads=threads)
+        for stage, array in found.items():
+            part, _, rest = stage.partition("/")
+            if part in ("sections", "candidates"):
+                stages.add(part, f"{place}/{rest}".rstrip("/"), array)
+        stages.answer(place, found["ids"], found["distances"], metric, f"input/{given.name}")
 
 
-def _record_kernels(stages: _Stages, name: str, queries: Array, rows: Array, metric: str) -> None:
-    function: Function = {"cosine": "inner_product", "dot": "inner_product", "euclidean": "squared_euclidean"}.get(  # type: ignore[assignment]
-        metric, "manhattan"
-    )
-    in_use = kernels.current()
-    for how, many in (("one", False), ("many", True)):
-        answers = [_core.kernel_answers(in_use, function, query, rows, many) for query in queries]
-        stages.add("kernels", f"{name}/{how}", np.array(answers, np.float32))
+def record_index(
+    given: Set, kind: Any, metric: Any, *, dim: int | None, k: int, threads: int | None = None
+) -> dict[str, Array]:
+    """Build one index, search it, and return its stages by what they are, such as `sections/rows` or `ids`."""
+    index = indexes.build(given.vectors, metric, kind=kind, dim=dim, threads=threads, seed=SEED)
+    found: dict[str, Array] = {}
+    if len(given.vectors) <= _SMALL:
+        found["sections/all"] = np.frombuffer(index.to_bytes(), np.uint8)
+    else:
+        for section, content in index._contents():
+            found[f"sections/{section}"] = np.frombuffer(content, np.uint8)
+        found["sections/fingerprint"] = np.frombuffer(bytes.fromhex(index.fingerprint), np.uint8)
+    effort = _EFFORT.get(kind)
+    if kind != "exact":
+        wide, _ = index.search(given.queries, max(_WIDE_K, k), effort, threads)
+        # Sorted as Python's integers: which rows they are, not in which order.
+        found["candidates"] = np.array([sorted(row) for row in wide.tolist()], np.int64)
+    found["ids"], found["distances"] = index.search(given.queries, k, effort, threads)
+    return found
+
+
+def kernel_answers(queries: Array, rows: Array, metric: str, *, many: bool) -> npt.NDArray[np.float32]:
+    """Return what the kernel in use answers for prepared queries and rows, of the first of them."""
+    functions: dict[str, Function] = {"cosine": "inner_product", "dot": "inner_product", "manhattan": "manhattan"}
+    function = functions.get(metric, "squared_euclidean")
+    some, in_use = _padded(rows[:_KERNEL_ROWS]), kernels.current()
+    answers = [_core.kernel_answers(in_use, function, each, some, many) for each in _padded(queries)]
+    return np.array(answers, np.float32)
 
 
 def record_ones_then_random(recording: Recording, dim: int, threads: int | None = None) -> None:

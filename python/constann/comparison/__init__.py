@@ -3,8 +3,13 @@
 `read` and `compare` are what the gate uses too; they print nothing, and nothing that a recording holds is executed.
 """
 
+from constann.comparison.as_json import as_json
 from constann.comparison.comparing import Comparison, Difference, Parting, StageResult, compare
+from constann.comparison.html import html
+from constann.comparison.junit import junit
+from constann.comparison.markdown import markdown
 from constann.comparison.reading import Recorded, RecordingError, Stage, read, read_folder, read_recording
+from constann.comparison.text import text
 from constann.comparison.tolerances import Tolerance, Tolerances
 
 __all__ = [
@@ -17,8 +22,13 @@ __all__ = [
     "StageResult",
     "Tolerance",
     "Tolerances",
+    "as_json",
     "compare",
+    "html",
+    "junit",
+    "markdown",
     "read",
     "read_folder",
     "read_recording",
+    "text",
 ]
