@@ -1,7 +1,7 @@
 """Neighbours from other libraries as `Recording.neighbours` takes them: ids (q, k) and distances (q, k), nearest first.
 
-Each takes an index that the caller has built, so none of the libraries is imported here. Where a query gets fewer than k
-neighbours, its row ends with id -1 and +inf. Distances are each library's own, of its own dtype.
+Each takes an index that the caller has built, so none of the libraries is imported here. Where a query gets fewer than
+k neighbours, its row ends with id -1 and +inf. Distances are each library's own, of its own dtype.
 """
 
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def _hnswlib(index: Any, queries: Array, k: int) -> Found:
 
 def _faiss(index: Any, queries: Array, k: int) -> Found:
     distances, ids = index.search(queries, k)
-    return ids, distances
+    return ids, np.where(ids == -1, distances.dtype.type(np.inf), distances)  # its own padding is the largest float
 
 
 def _usearch(index: Any, queries: Array, k: int) -> Found:

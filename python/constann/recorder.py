@@ -13,7 +13,7 @@ import struct
 import sys
 import zipfile
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ BLOCKS = 256  # of a stage too large to keep: so many digests, each of some of i
 KEPT_BYTES = 64 << 20  # stages up to this size are kept whole
 SAMPLE_BYTES = 1 << 20  # of larger ones, evenly spaced rows up to this size
 _DATE = (1980, 1, 1, 0, 0, 0)
+_KNOWN: Dict[Tuple[str, int, int], Tuple[Optional[str], str]] = {}  # libraries that were read
 
 # Variables that change what libraries compute. No other is read, for they may hold secrets.
 _VARIABLES = (
@@ -314,7 +315,7 @@ def _packages() -> Dict[str, str]:
     for name, module in list(sys.modules.items()):
         if "." in name or name.startswith("_") or name in getattr(sys, "stdlib_module_names", ()):
             continue
-        version = getattr(module, "__version__", None)
+        version = vars(module).get("__version__") if hasattr(module, "__dict__") else None
         if isinstance(version, str) and len(version) < 60 and os.sep not in version:
             found[name] = version
     return found
@@ -324,23 +325,33 @@ def _libraries() -> Dict[str, Any]:
     """Every shared library mapped in this process: soname, version where the file's name has one, SHA-256."""
     found = {}
     for path in _mapped_files():
-        try:
-            with open(path, "rb") as file:
-                content = file.read()
-        except OSError:
-            content = b""
         file_name = os.path.basename(path)
-        soname = _soname(content) or file_name
+        soname, sha256 = _identity(path)
+        soname = soname or file_name
         # Installers put a digest into the name: libjpeg-3b10b538.so.62.3.0.
         plain = re.sub(r"[-.][0-9a-f]{8,}(?=[.-])", "", soname)
         version = re.search(r"\.so\.([\d.]+)$|\.([\d.]+)\.dylib$|-([\d.]+)\.so$", file_name)
-        entry = {"soname": plain, "sha256": hashlib.sha256(content).hexdigest() if content else ""}
+        entry = {"soname": plain, "sha256": sha256}
         entry["version"] = next((each for each in version.groups() if each), "") if version else ""
         key = name = re.sub(r"(\.cpython-[^.]*|\.abi3)?\.so(\.[\d.]+)?$|(\.[\d.]+)?\.dylib$", "", plain)
         while key in found:  # two copies of one library, as wheels bring them
             key += " (another)"
         found[key or name] = entry
     return found
+
+
+def _identity(path: str) -> Tuple[Optional[str], str]:
+    """Return the soname and the SHA-256 of a file, computed once in a process; nothing where it cannot be read."""
+    try:
+        about = os.stat(path)
+        key = (path, about.st_size, about.st_mtime_ns)
+        if key not in _KNOWN:
+            with open(path, "rb") as file:
+                content = file.read()
+            _KNOWN[key] = (_soname(content), hashlib.sha256(content).hexdigest())
+        return _KNOWN[key]
+    except OSError:
+        return None, ""
 
 
 def _mapped_files() -> List[str]:

@@ -143,7 +143,10 @@ def compare(
         (markdown_file, comparison.markdown),
     ):
         if path is not None:
-            path.write_text(render(found), encoding="utf-8")
+            try:
+                path.write_text(render(found), encoding="utf-8")
+            except OSError as error:
+                raise click.UsageError(f"{path}: {error.strerror or error}") from None
     click.echo(json.dumps(comparison.as_json(found), indent=1) if json_only else comparison.text(found), nl=json_only)
     if reproduce is not None and not found.agrees:
         written = reproduction.reproduce(found, reproduce)

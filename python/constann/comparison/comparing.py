@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from constann.comparison.differences import Difference, agree, difference
 from constann.comparison.environments import Parting, parting_facts
 from constann.comparison.neighbours import Neighbours, classify
-from constann.comparison.reading import Recorded, Stage
+from constann.comparison.reading import Recorded
 from constann.comparison.tolerances import Tolerance, Tolerances
 
 __all__ = ["Comparison", "Difference", "Parting", "StageResult", "compare"]
@@ -125,7 +125,7 @@ def _stage_names(machines: Sequence[Recorded]) -> list[str]:
 def _compare_stage(machines: Sequence[Recorded], name: str, tolerances: Tolerances) -> StageResult:
     stages = [each.stages.get(name) for each in machines]
     tolerance = tolerances.of(name)
-    near = _tie_tolerance(stages, name, tolerances)
+    near = _tie_tolerance(machines, name, tolerances)
     groups: list[list[int]] = []
     for number in range(len(stages)):
         for group in groups:
@@ -148,16 +148,16 @@ def _compare_stage(machines: Sequence[Recorded], name: str, tolerances: Toleranc
     return result
 
 
-def _tie_tolerance(stages: Sequence[Stage | None], name: str, tolerances: Tolerances) -> Tolerance:
+def _tie_tolerance(machines: Sequence[Recorded], name: str, tolerances: Tolerances) -> Tolerance:
     """Return the tolerance of near ties: that of the ids' stage, or else of the distances of the same search."""
-    ids = next((each for each in stages if each is not None and each.role == "ids"), None)
-    if ids is None or tolerances.of(name):
-        return tolerances.of(name)
-    search = ids.of.get("name", "")
-    for each in (f"{search}/distances", f"distances/{search}"):
-        if found := tolerances.of(str(each)):
-            return found
-    return Tolerance()
+    for machine in machines:
+        ids = machine.stages.get(name)
+        if ids is None or ids.role != "ids" or tolerances.of(name):
+            continue
+        for each in machine.stages.values():
+            if each.role == "distances" and each.of.get("name") == ids.of.get("name"):
+                return tolerances.of(each.name)
+    return tolerances.of(name)
 
 
 def _agree(pair: tuple[Recorded, Recorded], name: str, tolerance: Tolerance, near: Tolerance) -> bool:
