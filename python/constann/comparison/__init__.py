@@ -9,6 +9,7 @@ from constann.comparison.html import html
 from constann.comparison.junit import junit
 from constann.comparison.markdown import markdown
 from constann.comparison.reading import Recorded, RecordingError, Stage, read, read_folder, read_recording
+from constann.comparison.reproduction import reproduce
 from constann.comparison.text import text
 from constann.comparison.tolerances import Tolerance, Tolerances
 
@@ -30,5 +31,6 @@ __all__ = [
     "read",
     "read_folder",
     "read_recording",
+    "reproduce",
     "text",
 ]
