@@ -147,8 +147,8 @@ def _stages(found: Comparison, differing: Sequence[StageResult]) -> Iterator[str
     numbers = {each.name: number for number, each in enumerate(found.stages, 1)}
     for place, stage in enumerate(differing[:_STAGES]):
         opened = " open" if place == 0 else ""
-        yield f'<details id="stage-{numbers[stage.name]}"{opened}><summary><b>{numbers[stage.name]}</b> '
-        yield f"{escape(stage.name)} <small>{escape(stage.differences[0].sentence)}</small></summary>"
+        yield f'<details id="stage-{numbers[stage.name]}"{opened}><summary>stage {numbers[stage.name]}: '
+        yield f"<b>{escape(stage.name)}</b> <small>{escape(stage.differences[0].sentence)}</small></summary>"
         yield f"<p>Tolerance: {escape(str(stage.tolerance))}</p>"
         for group, each in zip(stage.groups[1:], stage.differences, strict=True):
             yield f"<h3>{escape(group_names(found, group))} against {escape(group_names(found, stage.groups[0]))}</h3>"
@@ -177,8 +177,8 @@ def _difference(found: Comparison, each: Difference) -> Iterator[str]:
     most = max(count for _, count in each.histogram)
     yield '<table class="histogram"><caption>Elements by ULP</caption><tbody>'
     for name, count in each.histogram:
-        bar = f'<meter min="0" max="{most}" value="{count}">{count}</meter>'
-        yield f'<tr><th scope="row">{escape(name)}</th><td>{bar}</td><td>{count}</td></tr>'
+        bar = f'<span class="bar" style="width:{100 * count // most}%"></span>'
+        yield f'<tr><th scope="row">{escape(name)}</th><td class="bars">{bar}</td><td>{count}</td></tr>'
     yield "</tbody></table>"
 
 
