@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import constann
-from constann import _core, storage, vector_files
+from constann import _core, recording_commands, storage, vector_files
 
 __all__ = ["main"]
 
@@ -357,6 +357,10 @@ def bench(
 def doctor(arguments: tuple[str, ...]) -> None:
     """Examine this machine and this installation: CPU, numpy, the extension, kernels, known answers."""
     sys.exit(import_module("constann.doctor.report").main(list(arguments)))
+
+
+commands.add_command(recording_commands.record)
+commands.add_command(recording_commands.compare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
