@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -152,15 +153,18 @@ while True:
 
 @pytest.mark.slow
 def test_killed_while_building_it_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
-    """At 50 moments."""
+    """At 50 moments of about two buildings, however busy the machine."""
     path = tmp_path / "index"
     rows = np.random.default_rng(0).standard_normal((20_000, 20)).astype("f4")
-    expected = constann.Forest(20, "cosine", trees=4)
+    begin = time.perf_counter()
+    expected = constann.Forest(20, "cosine", trees=4, path=path)
     expected.add(rows)
     expected.build()
+    took = time.perf_counter() - begin
     whole = expected.to_bytes()
+    path.unlink()
     seen = set()
-    for moment in np.random.default_rng(8).uniform(0, 0.25, 50):
+    for moment in np.random.default_rng(8).uniform(0, 2 * took, 50):
         child = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None and child.stdout.readline() == "ready\n"
         threading.Event().wait(moment)
