@@ -119,8 +119,16 @@ def test_all_that_is_missing_is_one_list(shell: Shell, tmp_path: Path, purpose: 
 
 def test_continuous_integration_needs_every_compiler(shell: Shell, tmp_path: Path) -> None:
     bare = script(tmp_path / "bare", BARE)
-    assert shell(f"{NO_PROGRAMS} missing_packages {bare} test", CI="true").stdout == f"{ALL} clang "
+    assert shell(f"{NO_PROGRAMS} missing_packages {bare} test", CI="true").stdout == f"{ALL} clang libclang-rt-dev "
     assert "clang" not in shell(f"{NO_PROGRAMS} missing_packages {bare} harness", CI="true").stdout
+
+
+def test_continuous_integration_needs_the_libraries_of_clangs_sanitizers(shell: Shell, tmp_path: Path) -> None:
+    bare = script(tmp_path / "bare", BARE)
+    for status, named in ((1, True), (0, False)):
+        script(tmp_path / "programs/clang++", f"exit {status}")
+        missing = shell(f"missing_packages {bare} test", CI="true").stdout.split()
+        assert ("libclang-rt-dev" in missing) == named and "clang" not in missing
 
 
 @pytest.mark.parametrize(
