@@ -26,22 +26,23 @@ void* allocate(std::size_t size, std::size_t alignment) {
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+// Not inlined: compilers would take malloc's memory, freed by delete, for a mistake.
+[[gnu::noinline]] void* operator new(std::size_t size) {
     return allocate(size, alignof(std::max_align_t));
 }
-void* operator new(std::size_t size, std::align_val_t alignment) {
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
     return allocate(size, static_cast<std::size_t>(alignment));
 }
-void operator delete(void* memory) noexcept {
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
     std::free(memory);
 }
-void operator delete(void* memory, std::size_t) noexcept {
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
     std::free(memory);
 }
-void operator delete(void* memory, std::align_val_t) noexcept {
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
     std::free(memory);
 }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
     std::free(memory);
 }
 
@@ -71,7 +72,7 @@ std::size_t allocations_of(const constann::Index& index, const constann::Matrix&
     std::vector<float> distances(ids.size());
     const std::size_t before = allocations;
     index.search({queries, kNearest, effort, 1}, {}, ids, distances);
-#if defined(CONSTANN_PLANT_ALLOCATION)  // a negative control
+#if defined(CONSTANN_PLANT_ALLOCATION)                         // a negative control
     if (effort > 1000u) ::operator delete(::operator new(1));  // which no compiler leaves out
 #endif
     return allocations - before;
