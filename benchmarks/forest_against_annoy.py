@@ -9,7 +9,9 @@ The two take turns, each figure is a median. It asserts nothing.
 """
 
 import argparse
+import ctypes
 import json
+import mmap
 import os
 import re
 import shutil
@@ -175,7 +177,22 @@ def drop(path: Path) -> Path:
     with copy.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages := resident_pages(copy):
+        sys.exit(f"{pages} pages of {copy} are still in the page cache: set TMPDIR to a folder on a disk")
     return copy
+
+
+def resident_pages(path: Path) -> int:
+    """How many pages of the file are in the page cache, as mincore says."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as mapped:
+        pages = (ctypes.c_ubyte * -(-len(mapped) // mmap.PAGESIZE))()
+        start = ctypes.c_char.from_buffer(mapped)
+        mincore = ctypes.CDLL(None, use_errno=True).mincore
+        failed = mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(len(mapped)), pages)
+        del start
+    if failed:
+        sys.exit(f"mincore does not work here: {os.strerror(ctypes.get_errno())}")
+    return sum(page & 1 for page in pages)
 
 
 def wide_instructions() -> str:

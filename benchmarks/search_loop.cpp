@@ -1,6 +1,9 @@
-// Builds one forest and searches it so many times, for instruction counters: search_loop KERNELS QUERIES
+// Builds one forest and searches it so many times, for instruction counters:
+// search_loop KERNELS QUERIES METRIC CODE_BITS
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "core/random.hpp"
@@ -8,10 +11,17 @@
 #include "kernels/dispatch.hpp"
 
 int main(int argc, char** argv) {
-    if (argc != 3) {
-        std::fprintf(stderr, "usage: %s KERNELS QUERIES\n", argv[0]);
+    if (argc != 5) {
+        std::fprintf(stderr, "usage: %s KERNELS QUERIES METRIC CODE_BITS\n", argv[0]);
         return 2;
     }
+    const std::string name = argv[3];
+    const bool bits = name == "hamming";
+    const constann::Metric metric = bits               ? constann::Metric::hamming
+                                    : name == "cosine" ? constann::Metric::cosine
+                                                       : constann::Metric::euclidean;
+    std::optional<std::uint64_t> code_bits;
+    if (!bits) code_bits = std::strtoull(argv[4], nullptr, 10);
     constexpr std::uint32_t kDim = 96;
     constexpr std::uint64_t kRows = 5000;
     constann::kernels::use(argv[1]);
@@ -19,14 +29,16 @@ int main(int argc, char** argv) {
     std::vector<float> values(kRows * kDim);
     for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
     const auto rows_from = [&](std::uint64_t first, std::uint64_t count) {
+        const std::uint64_t columns = constann::columns_of(metric, kDim);
+        const std::ptrdiff_t element = bits ? 1 : sizeof(float);
         return constann::Matrix{reinterpret_cast<const std::byte*>(&values[first * kDim]),
-                                constann::ElementType::float32,
+                                bits ? constann::ElementType::uint8 : constann::ElementType::float32,
                                 count,
-                                kDim,
-                                kDim * sizeof(float),
-                                sizeof(float)};
+                                columns,
+                                static_cast<std::ptrdiff_t>(columns) * element,
+                                element};
     };
-    constann::Forest forest(kDim, constann::Metric::euclidean, 8, std::nullopt);
+    constann::Forest forest(kDim, metric, 8, std::nullopt, code_bits);
     forest.add(rows_from(0, kRows));
     forest.build(1, 0, {});
     std::vector<std::int64_t> ids(10);

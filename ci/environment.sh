@@ -53,9 +53,18 @@ missing_packages() {
         command -v chromium >/dev/null || printf 'chromium '
         command -v g++ >/dev/null || printf 'g++ '
         command -v clang++ >/dev/null || printf 'clang '
+        # Debian's clang comes without the libraries of its sanitizers and of libFuzzer.
+        sanitizes clang++ || printf 'libclang-rt-dev '
     else
         command -v g++ >/dev/null || command -v clang++ >/dev/null || printf 'g++ '
     fi
+}
+
+# sanitizes COMPILER: whether it has libFuzzer and AddressSanitizer.
+sanitizes() {
+    command -v "$1" >/dev/null || return
+    echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
+        "$1" -fsanitize=fuzzer,address -x c++ - -o /dev/null 2>/dev/null
 }
 
 # engine_answers PYTHON: whether this computer has a Docker engine already. It is then not ours to install on.

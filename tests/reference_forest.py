@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import reference
+import reference_codes
 import reference_file
 from reference import Floats, lane_sum
 
@@ -222,13 +223,28 @@ def sections(metric: str, trees: Trees) -> list[tuple[int, bytes]]:
 
 
 def forest_file(
-    metric: str, dim: int, rows: np.ndarray, seed: int, trees: int | None = None, effort: int | None = None
+    metric: str,
+    dim: int,
+    rows: np.ndarray,
+    seed: int,
+    trees: int | None = None,
+    effort: int | None = None,
+    code_bits: int = 0,
+    ids: reference_file.Ids = None,
 ) -> bytes:
-    """The file of a forest of these rows."""
+    """The file of a forest of these rows. Without `code_bits` so few rows have no codes."""
     trees = trees or DEFAULT_TREES
     capacity = leaf_capacity(metric, dim)
     effort = effort or trees * max(capacity, DEFAULT_ROWS_PER_TREE)
-    parameters = [(1, trees), (2, capacity), (3, effort), (4, 0)]  # so few rows have no codes
-    contents = [(reference_file.ROWS, reference_file.stored_rows(metric, rows))]
-    contents += sections(metric, grow_forest(metric, dim, rows, trees, seed))
-    return reference_file.index_file("forest", metric, dim, len(rows), seed, parameters, contents)
+    grown = grow_forest(metric, dim, rows, trees, seed)
+    parameters, contents = [(1, trees), (2, capacity), (3, effort)], sections(metric, grown)
+    if code_bits == 0:
+        parameters.append((4, 0))
+    else:
+        if effort < trees * len(rows):
+            raise ValueError("the reference knows codes only where a search gathers every row")
+        more = reference_codes.parts(metric, dim, reference_file.stored(metric, rows), grown.planes)
+        parameters += more[0]
+        contents += more[1]
+    contents = [(reference_file.ROWS, reference_file.stored_rows(metric, rows)), *contents]
+    return reference_file.index_file("forest", metric, dim, len(rows), seed, parameters, contents, ids)

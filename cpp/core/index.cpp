@@ -186,7 +186,7 @@ void Index::search(const SearchRequest& request, const Watch& watch, std::span<s
             const auto bytes = std::span<const std::byte>(queries).subspan(first * stride, here * stride);
             const RowsView some(bytes, stride);
             std::vector<NearestRows> nearest(here);
-            for (NearestRows& set : nearest) set.reset(request.k);
+            for (NearestRows& set : nearest) set.reset(std::min<std::uint64_t>(request.k, size()));
             searcher(plan)->search(some, nearest);
             for (std::uint64_t i = 0; i < here; ++i) {
                 const std::size_t at = (first + i) * request.k;

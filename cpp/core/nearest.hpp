@@ -15,10 +15,11 @@ namespace constann {
 
 class NearestRows {
   public:
-    // Empties it, to hold at most `k` rows.
+    // Empties it, to hold at most `k` rows; no offer then takes memory.
     void reset(std::size_t k) {
         k_ = k;
         keys_.clear();
+        keys_.reserve(k);
     }
 
     // No row may be offered twice.

@@ -3,6 +3,7 @@
 // CONSTANN_FUZZ_MAIN it mutates the files it is given by itself, the same way each time:
 //
 // fuzz_index FIRST COUNT FILE...
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +40,16 @@ Matrix rows_of(const std::vector<float>& values, Metric metric, std::uint32_t di
             element};
 }
 
+// `part` is run; what it refuses is refused.
+template <class Part>
+void attempt(const Part& part) {
+    try {
+        part();
+    } catch (const constann::file::FormatError&) {
+    } catch (const std::invalid_argument&) {
+    }
+}
+
 void search(const Index& index) {
     std::vector<float> queries(2 * index.dim(), 0.0f);
     if (index.metric() != Metric::hamming) {
@@ -65,14 +76,25 @@ void look_up(const Index& index) {
     for (std::uint64_t row = 0; row < index.size(); ++row) ids.row_of(ids.label_of(row), index.size());
 }
 
-// `part` is run; what it refuses is refused.
-template <class Part>
-void attempt(const Part& part) {
-    try {
-        part();
-    } catch (const constann::file::FormatError&) {
-    } catch (const std::invalid_argument&) {
+// All of them, to the last byte.
+void read_vectors(const Index& index) {
+    std::uint64_t sum = 0;
+    for (std::uint64_t row = 0; row < index.size(); ++row) {
+        const std::span<const std::byte> vector(index.rows()[row], index.stride());
+        for (const std::byte part : vector) sum += static_cast<std::uint64_t>(part);
     }
+    [[maybe_unused]] const volatile std::uint64_t kept = sum;
+}
+
+// What saving does; but other bytes may lie there by then, or fewer.
+void reopen(Index& index, std::span<const std::byte> bytes) {
+    const auto changed = std::make_shared<Content>(bytes.begin(), bytes.end());
+    changed->back() ^= std::byte{0x81};
+    index.reopen(*changed, changed);
+    attempt([&] { search(index); });
+    const auto cut = std::make_shared<Content>(bytes.begin(), bytes.end() - 1);
+    attempt([&] { index.reopen(*cut, cut); });
+    attempt([&] { search(index); });
 }
 
 // Annoy's items take memory up to the largest.
@@ -88,12 +110,25 @@ void try_index(std::span<const std::byte> bytes) {
         const std::unique_ptr<Index> index = constann::open(bytes, nullptr);
         if (index->size() > kSearchedRows) return;
         attempt([&] { look_up(*index); });
+        attempt([&] { read_vectors(*index); });
         attempt([&] { search(*index); });
         attempt([&] {
             const auto* forest = dynamic_cast<const constann::Forest*>(index.get());
             if (forest != nullptr && few_items(*forest)) constann::annoy::Nodes::from_forest(*forest);
         });
+        attempt([&] { reopen(*index, bytes); });
     });
+}
+
+// As the binding asks for them: of items that are there.
+void measure_items(const constann::annoy::Nodes& nodes) {
+    const std::uint32_t items = std::min<std::uint32_t>(nodes.items(), 200);
+    for (std::uint32_t item = 0; item < items; ++item) {
+        const std::span<const std::byte> vector = nodes.vector_of(item);
+        const Content copied(vector.begin(), vector.end());
+        nodes.distance(item, nodes.items() - 1 - item);
+        nodes.is_item(item + 1);
+    }
 }
 
 void try_annoy(Metric metric, std::span<const std::byte> bytes) {
@@ -107,6 +142,7 @@ void try_annoy(Metric metric, std::span<const std::byte> bytes) {
                 std::vector<float> distances;
                 nodes.search(query, 10, 10'000, found, distances);
             });
+            attempt([&] { measure_items(nodes); });
             attempt([&] { search(*nodes.to_forest()); });
         });
     });

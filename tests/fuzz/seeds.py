@@ -3,6 +3,7 @@
 python tests/fuzz/seeds.py FOLDER. Each begins with the byte that tells the fuzz target what it is.
 """
 
+import struct
 import sys
 from pathlib import Path
 
@@ -31,15 +32,37 @@ def indexes() -> dict[str, bytes]:
 
 
 def annoys() -> dict[str, bytes]:
-    """Annoy files by name, their metric's number first."""
+    """Annoy files by name, their metric's number first: all items, some missing, and hamming as Annoy 1.15 has it."""
     made = {}
     for number, metric in enumerate(("cosine", "euclidean", "manhattan", "dot", "hamming"), start=1):
-        nodes = _core.AnnoyNodes(metric, ANNOY_DIM)
-        for item in range(40):
-            nodes.add_item(item, np.random.default_rng(item).integers(0, 2, ANNOY_DIM).astype(float).tolist())
-        nodes.build(3, 1, 0)
-        made[f"annoy-{metric}"] = bytes([number]) + bytes(nodes.bytes())
+        for name, items in ((metric, range(40)), (f"{metric}-holes", range(1, 60, 3))):
+            nodes = _core.AnnoyNodes(metric, ANNOY_DIM)
+            for item in items:
+                nodes.add_item(item, np.random.default_rng(item).integers(0, 2, ANNOY_DIM).astype(float).tolist())
+            nodes.build(3, 1, 0)
+            made[f"annoy-{name}"] = bytes([number]) + bytes(nodes.bytes())
+    made["annoy-hamming-packed"] = bytes([5]) + packed_hamming()
+    assert _core.AnnoyNodes("hamming", ANNOY_DIM, made["annoy-hamming-packed"][1:]).packed
     return made
+
+
+def packed_hamming() -> bytes:
+    """A file in the layout of Annoy 1.15: a count, two children, then one word without a gap; leaves of up to four."""
+    items = 42
+    nodes = [struct.pack("<iiiQ", 1, 0, 0, item % 32) for item in range(items)]
+
+    def grow(members: list[int]) -> int:
+        if len(members) == 1:
+            return members[0]
+        if len(members) <= 4:
+            nodes.append(struct.pack("<5i", len(members), *members, *[0] * (4 - len(members))))
+        else:
+            children = [grow(members[: len(members) // 2]), grow(members[len(members) // 2 :])]
+            nodes.append(struct.pack("<iiiQ", len(members), *children, len(members) % ANNOY_DIM))
+        return len(nodes) - 1
+
+    roots = [grow(list(range(items))[::step]) for step in (1, -1)]
+    return b"".join(nodes + [nodes[root] for root in roots])
 
 
 def write(folder: Path) -> list[Path]:

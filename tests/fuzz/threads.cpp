@@ -18,6 +18,10 @@ constexpr std::uint64_t kRows = 3000;
 constexpr std::size_t kQueries = 20, kNearest = 10;
 constexpr unsigned kThreads = 8;
 
+#if defined(CONSTANN_PLANT_RACE)  // a negative control: the sanitizer must find this
+std::size_t searches = 0;
+#endif
+
 void run(constann::Index& index, const std::vector<float>& values) {
     const bool bits = index.metric() == Metric::hamming;
     const std::uint64_t columns = constann::columns_of(index.metric(), kDim);
@@ -38,6 +42,9 @@ void run(constann::Index& index, const std::vector<float>& values) {
         threads.emplace_back([&, i] {
             std::vector<float> distances(ids[i].size());
             index.search({queries, kNearest, std::nullopt, i % 3 + 1}, {}, ids[i], distances);
+#if defined(CONSTANN_PLANT_RACE)
+            ++searches;
+#endif
         });
     }
     for (std::thread& thread : threads) thread.join();

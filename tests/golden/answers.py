@@ -137,9 +137,30 @@ BIT_FOREST_INDEXES = [
     ("opposite", 50, 700, 2, 2, None),
     ("bytes", 300, 2048, 3, None, None),
 ]
+# Forests with codes, and effort enough to gather every row: then (see tests/reference_codes.py)
+CODED_FOREST_INDEXES = [
+    ("ordinary", 40, 3, 0, 2, 2**40),
+    ("ordinary", 300, 33, 2**64 - 1, 3, 2**63),
+    ("mixed", 200, 17, 9, 2, 2**40),
+    ("ordinary", 20, 40, 1, 1, 2**40),
+]
+IDS_INDEXES = [("ordinary", 30, 5, 4, 2, None), ("ordinary", 1, 3, 5, 1, None)]
+BIT_IDS_INDEXES = [("bytes", 30, 33, 4, 2, None)]
 KEPT = ("ordinary", 30, 5, 2026)  # the whole files under files/; a forest's with these trees and effort
 KEPT_BITS = ("bytes", 30, 100, 2026)
 KEPT_FOREST = (2, 20)
+
+
+def ids_by_rule(rule: str, rows: int) -> list[int] | list[str]:
+    """Ids of rows, as README.md says: numbers falling or rising, strings of one to four bytes a character."""
+    if rule == "falling":
+        return [(rows // 2 - row) * 2**40 for row in range(rows)]
+    if rule == "rising":
+        return [3 * row - 7 for row in range(rows)]
+    return [("", "é", "水", "𐍈")[row % 4] + str(row * 7 % rows) for row in range(rows)]
+
+
+IDS_RULES = ("falling", "rising", "strings")
 
 
 def index_case(kind: str, metric: str, input_seed: int, shape: tuple[Any, ...]) -> Case:
@@ -157,6 +178,13 @@ def index_cases() -> Iterator[Case]:
         ):
             for input_seed, shape in enumerate(shapes, start=2000):
                 yield index_case(kind, metric, input_seed, shape)
+            for rule in IDS_RULES:
+                for input_seed, shape in enumerate(BIT_IDS_INDEXES if packed else IDS_INDEXES, start=2100):
+                    cut = shape if kind == "forest" else shape[:4]
+                    yield {**index_case(kind, metric, input_seed, cut), "ids": rule}
+            if kind == "forest" and not packed:
+                for input_seed, shape in enumerate(CODED_FOREST_INDEXES, start=2200):
+                    yield {**index_case(kind, metric, input_seed, shape), "code_bits": 7}
             yield {**index_case(kind, metric, 3000, kept + more), "kept": f"files/{kind}-{metric}.constann"}
 
 
@@ -164,9 +192,11 @@ def file_of(case: Case) -> bytes:
     """The index file that the reference writes for this case."""
     metric, dim, seed = case["metric"], case["dim"], case["seed"]
     drawn = inputs.rows_of(metric, case["numbers"], case["input_seed"], case["rows"], dim)
+    ids = ids_by_rule(case["ids"], case["rows"]) if "ids" in case else None
     if case["kind"] == "exact":
-        return reference_file.exact_file(metric, dim, drawn, seed)
-    return reference_forest.forest_file(metric, dim, drawn, seed, case["trees"], case["effort"])
+        return reference_file.exact_file(metric, dim, drawn, seed, ids)
+    code_bits = case.get("code_bits", 0)
+    return reference_forest.forest_file(metric, dim, drawn, seed, case["trees"], case["effort"], code_bits, ids)
 
 
 def with_digests(case: Case, file: bytes) -> Case:

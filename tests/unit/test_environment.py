@@ -121,9 +121,17 @@ def test_continuous_integration_needs_every_compiler_and_a_browser(shell: Shell,
     bare = script(tmp_path / "bare", BARE)
     assert (
         shell(f"{NO_PROGRAMS} missing_packages {bare} test", CI="true").stdout
-        == f"{ALL.removesuffix('g++')}chromium g++ clang "
+        == f"{ALL.removesuffix('g++')}chromium g++ clang libclang-rt-dev "
     )
     assert "clang" not in shell(f"{NO_PROGRAMS} missing_packages {bare} harness", CI="true").stdout
+
+
+def test_continuous_integration_needs_the_libraries_of_clangs_sanitizers(shell: Shell, tmp_path: Path) -> None:
+    bare = script(tmp_path / "bare", BARE)
+    for status, named in ((1, True), (0, False)):
+        script(tmp_path / "programs/clang++", f"exit {status}")
+        missing = shell(f"missing_packages {bare} test", CI="true").stdout.split()
+        assert ("libclang-rt-dev" in missing) == named and "clang" not in missing
 
 
 @pytest.mark.parametrize(

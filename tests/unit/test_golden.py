@@ -101,8 +101,9 @@ def index_of(case: answers.Case) -> constann.Index:
     if case["kind"] == "exact":
         index: constann.Index = constann.Exact(case["dim"], case["metric"])
     else:
-        index = constann.Forest(case["dim"], case["metric"], trees=case["trees"], effort=case["effort"])
-    index.add(rows)
+        options = {name: case[name] for name in ("trees", "effort", "code_bits") if name in case}
+        index = constann.Forest(case["dim"], case["metric"], **options)
+    index.add(rows, answers.ids_by_rule(case["ids"], case["rows"]) if "ids" in case else None)
     index.build(threads=2, seed=case["seed"])
     return index
 
@@ -117,6 +118,17 @@ def test_indexes_have_the_known_fingerprints_and_files(kind: str, metric: str, t
         assert index.fingerprint == case["fingerprint"], case
         index.save(tmp_path / "index")
         assert hashlib.sha256((tmp_path / "index").read_bytes()).hexdigest() == case["file"], case
+
+
+def test_ids_and_codes_are_among_the_known_indexes() -> None:
+    """Codes of rows and planes are in the file, or what the reference says of them would be said of nothing."""
+    cases = known("indexes.json")
+    for metric in METRICS:
+        assert {case.get("ids") for case in cases if case["metric"] == metric} == {None, *answers.IDS_RULES}
+        coded = [case for case in cases if case["metric"] == metric and "code_bits" in case]
+        files = [answers.file_of(case) for case in coded]
+        tags = [reference_file.tags(file) for file in files]
+        assert metric == "hamming" or sum({23, 24} <= set(each) for each in tags) >= 2
 
 
 KEPT = [case for case in known("indexes.json") if "kept" in case]

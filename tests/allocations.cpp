@@ -1,0 +1,98 @@
+// Counts what searches take from the heap. Prints, for each metric, the allocations of a call with few
+// candidates and of one with many, which must be as many: nothing is allocated in the loop. With
+// CONSTANN_PLANT_ALLOCATION the second takes one more.
+#include <cstdio>
+#include <cstdlib>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/random.hpp"
+#include "exact/exact.hpp"
+#include "forest/forest.hpp"
+
+namespace {
+
+std::size_t allocations = 0;
+
+void* allocate(std::size_t size, std::size_t alignment) {
+    ++allocations;
+    const std::size_t whole = (size + alignment - 1) / alignment * alignment;
+    void* const found = std::aligned_alloc(alignment, whole == 0 ? alignment : whole);
+    if (found == nullptr) std::abort();
+    return found;
+}
+
+}  // namespace
+
+// Not inlined: compilers would take malloc's memory, freed by delete, for a mistake.
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    return allocate(size, alignof(std::max_align_t));
+}
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
+    return allocate(size, static_cast<std::size_t>(alignment));
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
+    std::free(memory);
+}
+
+namespace {
+
+using constann::Metric;
+
+constexpr std::uint32_t kDim = 32;
+constexpr std::uint64_t kRows = 4000, kQueries = 10;
+constexpr std::size_t kNearest = 50;
+
+constann::Matrix rows_of(Metric metric, const std::vector<float>& values, std::uint64_t rows) {
+    const bool bits = metric == Metric::hamming;
+    const std::uint64_t columns = constann::columns_of(metric, kDim);
+    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
+    return {reinterpret_cast<const std::byte*>(values.data()),
+            bits ? constann::ElementType::uint8 : constann::ElementType::float32,
+            rows,
+            columns,
+            static_cast<std::ptrdiff_t>(columns) * element,
+            element};
+}
+
+std::size_t allocations_of(const constann::Index& index, const constann::Matrix& queries,
+                           std::optional<std::uint64_t> effort) {
+    std::vector<std::int64_t> ids(kQueries * kNearest);
+    std::vector<float> distances(ids.size());
+    const std::size_t before = allocations;
+    index.search({queries, kNearest, effort, 1}, {}, ids, distances);
+#if defined(CONSTANN_PLANT_ALLOCATION)                         // a negative control
+    if (effort > 1000u) ::operator delete(::operator new(1));  // which no compiler leaves out
+#endif
+    return allocations - before;
+}
+
+}  // namespace
+
+int main() {
+    constann::Random random(1, 2);
+    std::vector<float> values(kRows * kDim);
+    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    for (const Metric metric :
+         {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
+        constann::Forest forest(kDim, metric, 8, std::nullopt);
+        forest.add(rows_of(metric, values, kRows));
+        forest.build(1, 1, {});
+        const constann::Matrix queries = rows_of(metric, values, kQueries);
+        allocations_of(forest, queries, 4000);  // a thread's buffers grow once
+        const std::size_t few = allocations_of(forest, queries, 200);
+        std::printf("%zu %zu\n", few, allocations_of(forest, queries, 4000));
+    }
+    return 0;
+}

@@ -1,0 +1,34 @@
+"""What a search takes from the heap, counted by a program over the core alone."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUERIES = 10
+FOR_THE_CALL = 6  # its queries, its sets of neighbours, its searcher, its tasks
+
+
+def counted(folder: Path, compiler: str, flags: str = "-O1") -> list[list[int]]:
+    configure = ["cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, f"-DCMAKE_CXX_COMPILER={compiler}"]
+    subprocess.run(
+        [*configure, "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={flags}"], check=True, capture_output=True
+    )
+    build = ["cmake", "--build", folder, "--target", "constann_allocations"]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout
+    run = subprocess.run([folder / "constann_allocations"], capture_output=True, text=True, check=True)
+    return [[int(number) for number in line.split()] for line in run.stdout.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_search_loop_allocates_nothing(compiler: str, tmp_path: Path) -> None:
+    """As often for 4,000 candidates as for 200: once for each query's neighbours, and a few times for the call."""
+    found = counted(tmp_path, compiler)
+    assert len(found) == 5
+    for few, many in found:
+        assert few == many <= QUERIES + FOR_THE_CALL
+    planted = counted(tmp_path, compiler, "-O1 -DCONSTANN_PLANT_ALLOCATION")
+    assert all(few < many for few, many in planted)
