@@ -189,6 +189,7 @@ class Nodes::Writer {
     // A root counts all items, holes included, so that it may not be a list where these are more than fit in
     // one.
     std::uint32_t settle_root(Written root) {
+        if (root.count == 0) damaged("a tree holds no rows");
         if (root.node == kNone && n_.items_ > n_.layout_.capacity) {
             // A lone item is on both sides.
             const std::size_t half = root.rows.size() / 2;

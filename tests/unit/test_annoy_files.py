@@ -268,3 +268,30 @@ def test_a_file_of_annoy_becomes_a_forest_and_a_forest_a_file_of_annoy(
     load = {name: request[name] for name in ("metric", "f", "queries", "n")}
     answer = ask(annoy_python, file=str(tmp_path / "back.ann"), search_k=[100_000], **load)
     assert_same_ids(found, answer["found"], metric == "hamming")
+
+
+EMPTY_ROOT = """
+import struct, sys
+import constann, constann.annoy
+forest = constann.Forest(2, "euclidean", trees=1)
+forest.add([[0.0, 1.0], [1.0, 0.0], [2.0, 2.0]], [0, 5, 90])
+forest.build()
+content = bytearray(forest.to_bytes())
+parameters, sections = struct.unpack_from("<2I", content, 72)
+for i in range(sections):
+    tag, _, offset, length = struct.unpack_from("<2I2Q", content, 80 + 16 * parameters + 56 * i)
+    if tag == 20:  # leaf_bounds
+        content[offset : offset + length] = bytes(length)
+try:
+    constann.annoy.write(constann.open(bytes(content)), sys.argv[1])
+except constann.FileFormatError as error:
+    print(error)
+"""
+
+
+def test_a_forest_whose_root_is_an_empty_leaf_is_refused(tmp_path: Path) -> None:
+    """In a process of its own, which it once killed."""
+    run = subprocess.run(
+        [sys.executable, "-c", EMPTY_ROOT, tmp_path / "out.ann"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0 and "a tree holds no rows" in run.stdout, run.stderr
