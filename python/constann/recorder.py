@@ -30,9 +30,9 @@ _KNOWN: Dict[Tuple[str, int, int], Tuple[Optional[str], str]] = {}  # libraries 
 
 # Variables that change what libraries compute. No other is read, for they may hold secrets.
 _VARIABLES = (
-    "CONSTANN_KERNELS", "CONSTANN_LAUNCHER", "FAISS_OPT_LEVEL", "FAISS_SIMD_LEVEL", "GLIBC_TUNABLES", "MKL_CBWR",
-    "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE",
-    "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
+    "CONSTANN_KERNELS", "FAISS_OPT_LEVEL", "FAISS_SIMD_LEVEL", "GLIBC_TUNABLES",
+    "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_NUM_THREADS", "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED",
 )  # fmt: skip
 
 
@@ -258,7 +258,8 @@ def environment() -> Dict[str, Any]:
         "python": "%s %s" % (platform.python_implementation(), platform.python_version()),
         "numpy": np.__version__,
         "numpy_cpu_features": " ".join(_numpy_features()),
-        "variables": {each: os.environ[each] for each in _VARIABLES if each in os.environ},
+        # One with a folder in it is left out.
+        "variables": {each: os.environ[each] for each in _VARIABLES if os.sep not in os.environ.get(each, os.sep)},
         "packages": _packages(),
         "libraries": _libraries(),
     }

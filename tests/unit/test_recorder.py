@@ -82,11 +82,14 @@ def test_a_run_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_nothing_says_who_recorded_or_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_TOKEN", "hunter22")
+    monkeypatch.setenv("GLIBC_TUNABLES", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     path = tmp_path / "folder-of-mine" / "a.rec"
     path.parent.mkdir()
     with constann.recording(path) as rec:
         rec.stage("x", np.arange(3))
     text = zipfile.ZipFile(path).read(recorder.CONTENTS).decode()
+    assert json.loads(text)["environment"]["variables"].get("OMP_NUM_THREADS") == "3"
     for private in (str(tmp_path), os.path.expanduser("~") + "/", "hunter22", "folder-of-mine"):
         assert private not in text
     for private in (socket.gethostname(), getpass.getuser()):

@@ -101,17 +101,14 @@ def _number(stem: str) -> int:
 
 def read_recording(path: Path, label: str | None = None) -> Recorded:
     """Read a file that `constann record` or `constann.recording` wrote, and check every digest."""
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
-            return _Reader(archive, os.fstat(file.fileno()).st_size).read(label or path.stem)
-    except RecordingError as error:
-        raise RecordingError(f"{path}: {error}") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise RecordingError(f"{path}: it is damaged: {error}") from None
-    except Exception as error:  # zipfile meets hostile bytes with many kinds of error
-        raise RecordingError(f"{path}: it is no recording, or it is damaged ({error})") from None
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                return _Reader(archive, os.fstat(file.fileno()).st_size).read(label or path.stem)
+        except RecordingError as error:
+            raise RecordingError(f"{path}: {error}") from None
+        except Exception as error:  # zipfile meets hostile bytes with many kinds of error, OSError too
+            raise RecordingError(f"{path}: it is no recording, or it is damaged ({error})") from None
 
 
 class _Reader:
