@@ -181,12 +181,17 @@ def _built(engine: Engine, variant: Variant, base: str, wheel: Path) -> Iterator
             raise InstallError(f"docker build: {error}\n{log[-2000:]}") from None
     log = "".join(str(line.get("stream", "")) for line in lines if isinstance(line, dict))
     try:
-        if compiled := [word for word in _COMPILING if word in log]:
-            raise InstallError(f"docker build compiled something: {compiled[0]!r} is in its log")
+        if word := compiled(log):
+            raise InstallError(f"docker build compiled something: {word!r} is in its log")
         yield name
     finally:
         with suppress(DockerException):
             engine.client.images.remove(name, force=True)
+
+
+def compiled(log: str) -> str | None:
+    """Return what in pip's output shows that it built a package from source; None if nothing does."""
+    return next((word for word in _COMPILING if word in log), None)
 
 
 def _run_everywhere(
