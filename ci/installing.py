@@ -116,7 +116,10 @@ _GET_COMPILER = "(apt-get update && apt-get install --yes --no-install-recommend
 def _python_image(engine: Engine, variant: Variant, base: str, prepared: Mapping[str, str]) -> Iterator[str]:
     """Make what the official image is to users: `python` and `pip` on the PATH; and tell it this computer's indexes."""
     platform = variant.platform.container.platform
-    with containers.container(engine, base, platform, network_mode="host") as made:
+    with (
+        step(f"{variant.name}: a Python image"),
+        containers.container(engine, base, platform, network_mode="host") as made,
+    ):
         variables = _make_environment(engine, made)
         path = f"{_ENVIRONMENT}/bin:{_PATH}"
         if variant.emulated:
