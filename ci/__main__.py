@@ -20,6 +20,7 @@ from ci import (
     machines,
     platforms,
     python_headers,
+    reproduce,
     rootfs,
     undo,
     upstream,
@@ -93,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--python", help="the Python version in the images (default: platforms/images.toml's)")
 
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
+    wheels.add_sdist_arguments(_register(commands, "sdist", wheels.run_sdist))
+    reproduce.add_arguments(_register(commands, "reproduce", reproduce.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
     index_page.add_arguments(_register(commands, "index", index_page.run))

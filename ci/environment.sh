@@ -49,7 +49,8 @@ missing_packages() {
         printf '%s ' "python$version-dev"
     command -v nm >/dev/null || printf 'binutils '
     [ "$purpose" = test ] || return 0
-    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out
+    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out, nor the look at pages
+        command -v chromium >/dev/null || printf 'chromium '
         command -v g++ >/dev/null || printf 'g++ '
         command -v clang++ >/dev/null || printf 'clang '
     else

@@ -5,7 +5,6 @@ with the names of functions, by which the audit tells what an instruction is for
 """
 
 import struct
-from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -64,21 +63,29 @@ def clean(path: Path) -> int:
     return emptied
 
 
-def unsigned_pages(path: Path) -> list[int]:
-    """Return the numbers of the pages whose hash in the signature is not theirs: macOS would kill the process there."""
-    content = bytearray(path.read_bytes())
-    commands = {command.kind: command for command in _commands(content, path)}
-    if _CODE_SIGNATURE not in commands:
-        raise MachOError(f"{path}: has no signature")
-    start, _ = struct.unpack_from("<II", content, commands[_CODE_SIGNATURE].place + 8)
-    return [
-        number
-        for number, (place, digest) in enumerate(_hashes(content, start, path))
-        if content[place : place + 32] != digest
-    ]
+def unsigned_pages(name: str, content: bytes) -> list[int]:
+    """Return the numbers of the pages whose hash in the signature is not theirs: macOS would kill the process there.
+
+    Raises
+    ------
+    MachOError
+        When it is no 64-bit Mach-O file, is broken, or has no signature that can be read.
+    """
+    try:
+        commands = {command.kind: command for command in _commands(content, name)}
+        if _CODE_SIGNATURE not in commands:
+            raise MachOError(f"{name}: has no signature")
+        start, _ = struct.unpack_from("<II", content, commands[_CODE_SIGNATURE].place + 8)
+        return [
+            number
+            for number, (place, digest) in enumerate(_hashes(content, start, name))
+            if content[place : place + 32] != digest
+        ]
+    except struct.error:
+        raise MachOError(f"{name}: is broken: its signature or its list of commands ends early") from None
 
 
-def _commands(content: bytearray, path: Path) -> Iterator[_Command]:
+def _commands(content: bytes | bytearray, path: Path | str) -> Iterator[_Command]:
     if len(content) < 32 or struct.unpack_from("<I", content)[0] != _MAGIC:
         raise MachOError(f"{path}: not a 64-bit Mach-O file")
     (count,) = struct.unpack_from("<I", content, 16)
@@ -96,15 +103,20 @@ def _empty_notes(content: bytearray, table: _Command) -> int:
     notes = [number for number, entry in enumerate(entries) if entry[1] & _FOR_DEBUGGERS and entry != _NO_NOTE]
     for number in notes:
         _ENTRY.pack_into(content, symbols + _ENTRY.size * number, *_NO_NOTE)
-    used = sorted({entry[0] for entry in entries if not entry[1] & _FOR_DEBUGGERS})
+    # Names may share their ends: a note's may be the end of a function's, or the other way round.
+    used = {entry[0] for entry in entries if not entry[1] & _FOR_DEBUGGERS and 0 < entry[0] < length}
+    kept = [(name, _name_at(content, strings, name)) for name in used]
     for name in {entries[number][0] for number in notes}:
         if 0 < name < length:
-            end = content.index(0, strings + name) - strings
-            # Names may share their ends.
-            following = bisect_left(used, name)
-            end = min(end, *used[following : following + 1], end)
-            content[strings + name : strings + end] = bytes(max(0, end - name))
+            size = len(_name_at(content, strings, name))
+            content[strings + name : strings + name + size] = bytes(size)
+    for name, text in kept:
+        content[strings + name : strings + name + len(text)] = text
     return len(notes)
+
+
+def _name_at(content: bytearray, strings: int, name: int) -> bytes:
+    return bytes(content[strings + name : content.index(0, strings + name)])
 
 
 def _sign(content: bytearray, start: int, size: int, path: Path) -> None:
@@ -118,7 +130,7 @@ def _sign(content: bytearray, start: int, size: int, path: Path) -> None:
         content[place : place + 32] = digest
 
 
-def _hashes(content: bytearray, start: int, path: Path) -> Iterator[tuple[int, bytes]]:
+def _hashes(content: bytes | bytearray, start: int, path: Path | str) -> Iterator[tuple[int, bytes]]:
     """Give the place of each page's hash in the signature, and what it must be."""
     directory = start + struct.unpack_from(">I", content, start + 16)[0]
     magic, _, _, _, hashes, _, _, pages, limit = struct.unpack_from(">9I", content, directory)

@@ -23,7 +23,8 @@ class HeadersError(RuntimeError):
 def headers_of(version: str, cache: Path) -> Path:
     """Return the folder of Python.h of one Python, to be searched before all others.
 
-    Those of the running Python serve where it is that version; else the package of the Debian or Ubuntu release that
+    Where CONSTANN_PYTHON_HEADERS names a folder, they are in it, under the version; nothing else is looked for. Else
+    those of the running Python serve where it is that version; else the package of the Debian or Ubuntu release that
     carries it, fetched and checked by apt; else those of a Python of that version on PATH. The headers of 64-bit
     little-endian machines differ in macros that extension modules do not use, so one copy serves every platform.
 
@@ -40,6 +41,8 @@ def headers_of(version: str, cache: Path) -> Path:
         When they are nowhere to be had.
     """
     cache.mkdir(parents=True, exist_ok=True)
+    if given := os.environ.get("CONSTANN_PYTHON_HEADERS"):
+        return _copied(Path(given, version), version, cache)
     if version == sysconfig.get_python_version():
         return _copied(Path(sysconfig.get_path("include")), version, cache)
     fetched = cache / f"debian-{version}"

@@ -23,6 +23,7 @@ from ci.platforms import Target
 _MACHO = (b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")  # of 64 bits, and of several processors
 
 _MACHINES = {"x64": "x86_64", "AArch64": "aarch64"}
+_MACHO_MACHINES = {lief.MachO.Header.CPU_TYPE.ARM64: "arm64", lief.MachO.Header.CPU_TYPE.X86_64: "x86_64"}
 
 # Names that glibc's tags had before PEP 600; auditwheel adds them for old versions of pip.
 _OLD_NAMES = {
@@ -150,34 +151,49 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def target_of(wheel: Wheel, targets: Iterable[Target]) -> Target | None:
-    """Return what a wheel was built for, by its machine code and the name of the file that holds it."""
+    """Return what a wheel is for: by its tags, and by its machine code where they say no more than `linux_x86_64`."""
+    known = list(targets)
+    platforms = [tag.platform for tag in wheel.name_tags]
+    for target in known:
+        if any(_family(platform) == _family(target.wheel.tag) for platform in platforms):
+            return target
     for extension in wheel.extensions:
-        for target in targets:
+        for target in known:
             same_kind = extension.name.endswith(target.wheel.extension_suffix.partition("}")[2])
             if target.architecture == extension.machine and same_kind:
                 return target
     return None
 
 
-def find_faults(wheel: Wheel, platform: Target, abi: str) -> list[str]:
-    """Return what keeps a wheel from being one for this platform and Python, one sentence each."""
-    faults = [*_tag_faults(wheel, platform, abi)]
+def _family(tag: str) -> tuple[str, str]:
+    """Return the C library or system of a platform tag, without its version, and the processor."""
+    found = re.fullmatch(r"(manylinux|musllinux|macosx|linux)[\d_]*_(\w+)", tag)
+    return (found[1], found[2]) if found else ("", tag)
+
+
+def find_faults(wheel: Wheel, platform: Target, abi: str, tag: str | None = None) -> list[str]:
+    """Return what keeps a wheel from being one for this platform and Python, one sentence each.
+
+    It is held to the platform's tag, or to `tag`, which an image with a newer C library makes.
+    """
+    tag = tag or platform.wheel.tag
+    faults = [*_tag_faults(wheel, platform, abi, tag)]
     if not wheel.extensions:
         faults.append("holds no compiled file: was the extension module installed (CMake's install component)?")
     for extension in wheel.extensions:
-        faults += _extension_faults(extension, platform, abi)
+        faults += _extension_faults(extension, platform, abi, tag)
     return faults
 
 
-def _tag_faults(wheel: Wheel, platform: Target, abi: str) -> Iterator[str]:
-    expected = expected_tags(platform, abi)
+def _tag_faults(wheel: Wheel, platform: Target, abi: str, tag: str) -> Iterator[str]:
+    expected = expected_tags(platform, abi, tag)
     if wheel.name_tags != expected:
         yield f"the file name says {_spell(wheel.name_tags)}, expected {_spell(expected)}"
     if wheel.metadata_tags != wheel.name_tags:
         yield f"its WHEEL file says {_spell(wheel.metadata_tags)}, unlike the file name: was it renamed?"
 
 
-def _extension_faults(extension: Extension, platform: Target, abi: str) -> Iterator[str]:
+def _extension_faults(extension: Extension, platform: Target, abi: str, tag: str) -> Iterator[str]:
     if extension.machine != platform.architecture:
         yield (
             f"{extension.name} is machine code for {extension.machine}, expected {platform.architecture}:"
@@ -199,8 +215,8 @@ def _extension_faults(extension: Extension, platform: Target, abi: str) -> Itera
             " link with -z max-page-size=65536"
         )
     if platform.system == "Darwin":
-        yield from _macos_faults(extension, platform)
-    promised = glibc_of_tag(platform.wheel.tag)
+        yield from _macos_faults(extension, macos_of_tag(tag))
+    promised = glibc_of_tag(tag)
     if promised and extension.glibc > promised:
         yield (
             f"{extension.name} needs glibc {'.'.join(map(str, extension.glibc))}, but the tag promises"
@@ -208,8 +224,7 @@ def _extension_faults(extension: Extension, platform: Target, abi: str) -> Itera
         )
 
 
-def _macos_faults(extension: Extension, platform: Target) -> Iterator[str]:
-    promised = macos_of_tag(platform.wheel.tag)
+def _macos_faults(extension: Extension, promised: tuple[int, ...]) -> Iterator[str]:
     if extension.macos != promised:
         yield (
             f"{extension.name} says it is for macOS {'.'.join(map(str, extension.macos)) or 'of any version'}, but the"
@@ -254,12 +269,12 @@ def _read_macho(name: str, content: bytes) -> Extension:
     if parsed.size > 1:
         raise ValueError(f"{name} is for several processors at once, which no wheel of ours is")
     binary = parsed.at(0)
-    if binary is None or binary.header.cpu_type != lief.MachO.Header.CPU_TYPE.ARM64:
-        raise ValueError(f"{name} is a Mach-O file, but not for Apple silicon")
+    if binary is None:
+        raise ValueError(f"{name} is a broken Mach-O file")
     build = binary.build_version
     return Extension(
         name,
-        "arm64",
+        _MACHO_MACHINES.get(binary.header.cpu_type, str(binary.header.cpu_type)),
         tuple(
             str(library.name) for library in binary.libraries if library.command != lief.MachO.LoadCommand.TYPE.ID_DYLIB
         ),

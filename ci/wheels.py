@@ -150,7 +150,7 @@ def _build_platform(
     progress: Callable[[str], None],
 ) -> dict[str, Path]:
     """Build the wheels of one platform; see `build_wheels`."""
-    date = _date(source)
+    date = date_of(source)
     if date == _NO_COMMIT:
         progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
     log = _Log.fresh(cache / "logs" / _log_name(platform, defines))
@@ -177,6 +177,32 @@ def _build_platform(
                 shutil.copyfile(wheel, place)
             wheels[version] = output / wheel.name
     return wheels
+
+
+def build_sdist(source: Path, output: Path, *, cache: Path) -> Path:
+    """Build the source archive, whose bytes depend on the sources and the commit's date alone, and return it."""
+    log = _Log.fresh(cache.absolute() / "logs" / "sdist.txt")
+    inherited = _inherited() | {"SOURCE_DATE_EPOCH": date_of(source)}
+    builder, _ = _builder(source, cache.absolute(), log, inherited)
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(builder.build("sdist", output.absolute()))
+    except BuildBackendException:
+        raise log.failure(f"{source} makes no sdist") from None
+
+
+def add_sdist_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the option of `./ci/run sdist`."""
+    parser.add_argument(
+        "--output", type=Path, default=Path("dist"), metavar="DIR", help="where it goes (default: dist)"
+    )
+
+
+def run_sdist(arguments: argparse.Namespace) -> int:
+    """Build the source archive."""
+    path = build_sdist(_ROOT, arguments.output, cache=kept.folder("wheels"))
+    print(f"{path}  {path.stat().st_size:,} bytes  SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -315,13 +341,8 @@ def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) 
 
     pip must not see them: by _PYTHON_HOST_PLATFORM it would install CMake and Ninja for the target.
     """
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT or (name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES))
-    }
     return {
-        **inherited,
+        **_inherited(),
         **toolchain.environment,
         "SETUPTOOLS_EXT_SUFFIX": platform.wheel.extension_suffix.format(abi=abi_of(version)),
         "SOURCE_DATE_EPOCH": date,
@@ -329,8 +350,19 @@ def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) 
     }
 
 
-def _date(source: Path) -> str:
-    """Return the date of the files in the wheel: the environment's, else the commit's; never the clock's."""
+def _inherited() -> dict[str, str]:
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _KEPT or (name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES))
+    }
+
+
+def date_of(source: Path) -> str:
+    """Return the date of the files in a wheel, in seconds since 1970: the environment's, else the commit's.
+
+    Never the clock's: without a commit it is a fixed one.
+    """
     if chosen := os.environ.get("SOURCE_DATE_EPOCH"):
         return chosen
     # Whoever owns it: git would refuse another user's repository, and the wheel would silently be another one.

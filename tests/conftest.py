@@ -1,7 +1,9 @@
 """What several test files share: the real slice, and compilers found on this machine."""
 
+import ctypes
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,3 +35,16 @@ def compiler() -> str:
         if found := shutil.which(name):
             return found
     pytest.fail("no C++ compiler: install g++ (Debian, Ubuntu: apt-get install g++)")
+
+
+@pytest.fixture(scope="session")
+def mode(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """This thread's floating-point setting, to be read and spoilt."""
+    library = tmp_path_factory.mktemp("mode") / "mode.so"
+    source = ROOT / "tests" / "unit" / "floating_point_mode.c"
+    subprocess.run([compiler, "-x", "c", "-O1", "-fPIC", "-shared", source, "-o", library], check=True)
+    loaded = ctypes.CDLL(str(library))
+    for name in ("get_mode", "flushing", "rounding_up", "unmasked"):
+        getattr(loaded, name).restype = ctypes.c_uint64
+    loaded.set_mode.argtypes = [ctypes.c_uint64]
+    return loaded

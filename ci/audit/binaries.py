@@ -1,5 +1,6 @@
 """Reads the machine code of ELF and Mach-O files and the names of its functions. Disassembles and judges nothing."""
 
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ import lief
 from ci.wheel_file import WheelError
 
 _ELF, _MACHO = b"\x7fELF", b"\xcf\xfa\xed\xfe"
-_FAT = b"\xca\xfe\xba\xbe"
+
+# Universal Mach-O files: several in one, for several processors. Java's classes begin with the same word, and go on
+# with their version, which is 45 or more where these have the number of files.
+_UNIVERSAL, _MOST_SLICES = b"\xca\xfe\xba\xbe", 44
+_SLICE = struct.Struct(">IIIII")  # processor, its kind, place, size, alignment
 
 # The numbers of processors, and where they lie in a file.
 _ELF_MACHINES, _ELF_MACHINE = {62: "x86_64", 183: "aarch64"}, slice(18, 20)
@@ -22,6 +27,10 @@ _MACHO_DEBUG, _MACHO_TYPE, _MACHO_SECTION, _MACHO_WEAK = 0xE0, 0x0E, 0x0E, 0x008
 
 # Mapping symbols of Arm's ELF files: from here on there is data, or code.
 _DATA, _CODE = "$d", "$x"
+
+
+class NoCodeError(WheelError):
+    """A compiled file holds nothing that a CPU could execute."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +73,15 @@ class Binary:
 
     def function_at(self, address: int) -> Function:
         """Return the function that an instruction lies in; what belongs to none is called by its section."""
-        place = bisect_right(self._starts, address) - 1
-        if place >= 0 and address < self.functions[place].end:
-            return self.functions[place]
-        return self._section_at(address)
+        return self.owner_of(address)[0]
+
+    def owner_of(self, address: int) -> tuple[Function, int]:
+        """Return `function_at`, and up to where it is the same."""
+        place = bisect_right(self._starts, address)
+        if place and address < self.functions[place - 1].end:
+            return self.functions[place - 1], self.functions[place - 1].end
+        section = self._section_at(address)
+        return section, min(section.end, *self._starts[place : place + 1], section.end)
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -81,26 +95,45 @@ class Binary:
         raise ValueError(f"{self.name}: {address:#x} is not code")
 
 
-def is_binary(magic: bytes) -> bool:
-    """Tell a compiled file by its first four bytes."""
-    return magic[:4] in (_ELF, _MACHO, _FAT)
+def is_binary(head: bytes) -> bool:
+    """Tell a compiled file by its first eight bytes or more."""
+    return head[:4] in (_ELF, _MACHO) or _is_universal(head)
 
 
-def read_binary(name: str, content: bytes) -> Binary:
-    """Read a compiled file.
+def read_slices(name: str, content: bytes) -> tuple[Binary, ...]:
+    """Read a compiled file: one binary, or of a universal Mach-O file one for each processor, called by it.
 
     Raises
     ------
+    NoCodeError
+        When there is nothing in it that a CPU could execute.
     WheelError
         When it is broken, or for a processor that the audit does not know.
     """
+    if not _is_universal(content):
+        return (read_binary(name, content),)
+    slices = []
+    for number in range(int.from_bytes(content[4:8], "big")):
+        header = content[8 + _SLICE.size * number :][: _SLICE.size]
+        processor, _, place, size, _ = _SLICE.unpack(header) if len(header) == _SLICE.size else (0,) * 5
+        if not 0 < place <= place + size <= len(content):
+            raise WheelError(f"{name}: a broken universal Mach-O file")
+        machine = _MACHO_MACHINES.get(processor, f"processor {processor:#x}")
+        slices.append(read_binary(f"{name} ({machine})", content[place : place + size]))
+    return tuple(slices)
+
+
+def _is_universal(head: bytes) -> bool:
+    return head[:4] == _UNIVERSAL and 1 <= int.from_bytes(head[4:8].ljust(4, b"\xff"), "big") <= _MOST_SLICES
+
+
+def read_binary(name: str, content: bytes) -> Binary:
+    """Read a compiled file for one processor; see `read_slices`."""
     lief.logging.disable()
     if content[:4] == _ELF:
         machine, system = _ELF_MACHINES.get(int.from_bytes(content[_ELF_MACHINE], "little")), "Linux"
     elif content[:4] == _MACHO:
         machine, system = _MACHO_MACHINES.get(int.from_bytes(content[_MACHO_MACHINE], "little")), "Darwin"
-    elif content[:4] == _FAT:
-        raise WheelError(f"{name}: is for several processors at once; take one out with `lipo -thin` and audit that")
     else:
         raise WheelError(f"{name}: not an ELF or Mach-O file")
     if machine is None:
@@ -108,7 +141,7 @@ def read_binary(name: str, content: bytes) -> Binary:
     parsed = _parse(name, content)
     sections = tuple(_elf_sections(parsed) if isinstance(parsed, lief.ELF.Binary) else _macho_sections(parsed))
     if not sections:
-        raise WheelError(f"{name}: holds no machine code")
+        raise NoCodeError(f"{name}: holds no machine code")
     if isinstance(parsed, lief.ELF.Binary):
         symbols, starts = list(_elf_symbols(parsed)), [(each.address, each.size) for each in parsed.functions]
         data = tuple(_elf_data(parsed, sections)) if machine == "aarch64" else ()

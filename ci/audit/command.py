@@ -4,22 +4,25 @@ import argparse
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.parser import BytesParser
 from pathlib import Path
 from typing import Any
 
+from packaging.tags import Tag, parse_tag
 from rich.console import Console
 from rich.table import Table
 
 from ci.audit import rules
-from ci.audit.binaries import Binary, is_binary, read_binary
+from ci.audit.binaries import Binary, NoCodeError, is_binary, read_slices
+from ci.audit.manifest import NAME as MANIFEST
 from ci.audit.manifest import summary
 from ci.audit.processors import Processor, find_processor
-from ci.audit.scan import Use, scan
-from ci.audit.wheel import audit_wheel, read_binaries
+from ci.audit.scan import Use, named_apart, scan
+from ci.audit.wheel import audit_code, audit_wheel, compiled_files
 from ci.platforms import Target, load_targets
-from ci.wheel_file import WheelError, read_wheel, target_of
+from ci.wheel_file import Extension, Wheel, WheelError, read_wheel, target_of
 
 Scanned = Mapping[Binary, Sequence[Use]]
 
@@ -34,7 +37,8 @@ try:
     found = importlib.metadata.distribution(sys.argv[1])
 except importlib.metadata.PackageNotFoundError:
     sys.exit(f"{sys.executable} has no package {sys.argv[1]!r}")
-print(json.dumps([str(found.locate_file(each)) for each in found.files or []]))
+files = {str(each): str(found.locate_file(each)) for each in found.files or []}
+print(json.dumps([files, found.read_text("WHEEL") or ""]))
 """
 
 
@@ -58,10 +62,14 @@ class Verdict:
         return " and ".join(each.name for each in self.processors)
 
     def deaths(self, binary: Binary) -> list[Use]:
-        """Return the functions that would die on the CPU, save those of ours that ask the CPU first."""
+        """Return the functions that would die on the CPU, save those of ours that are never called there."""
         asked = [each for each in self.processors if each.runs(binary.architecture)]
-        dying = [use for use in self.scanned[binary] if any(set(use.sets) - each.sets for each in asked)]
-        return [use for use in dying if not (self.target and rules.asks_first(use, self.target))]
+        return [use for use in self.scanned[binary] if any(self._dies(use, each) for each in asked)]
+
+    def _dies(self, use: Use, processor: Processor) -> bool:
+        if self.target:
+            return bool(rules.fatal_sets(use, self.target, processor.sets))
+        return bool(set(use.sets) - processor.sets)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +91,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which functions would die on this CPU, such as Nehalem, cortex-a53 or x86-64-v2; without it, wheels of"
         " constann are held to the rules of their platform, and others to the oldest 64-bit CPUs",
     )
+    parser.add_argument(
+        "--tag", help="for wheels of constann: the platform tag they must keep, where it is not the one in platforms/"
+    )
     parser.add_argument("--all", action="store_true", help=f"name every function, not the first {_SHOWN} of each set")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -92,9 +103,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.files and not arguments.installed:
         raise WheelError("name a wheel, a compiled file, or an installed package (--installed NAME)")
     processor = find_processor(arguments.cpu) if arguments.cpu else None
-    verdicts = [_verdict(str(path), read_binaries(path), path, processor) for path in arguments.files]
-    for name in arguments.installed:
-        verdicts.append(_verdict(name, _installed(name, arguments.python), None, processor))
+    found = [_of_file(path, arguments.tag) for path in arguments.files]
+    found += [_installed(name, arguments.python) for name in arguments.installed]
+    verdicts = [_verdict(each, processor) for each in found]
     if arguments.json:
         print(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))
     else:
@@ -103,10 +114,52 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(verdict.faults for verdict in verdicts) else 0
 
 
-def _verdict(name: str, scanned: Scanned, path: Path | None, processor: Processor | None) -> Verdict:
-    target, abi = _ours(path) if path and path.match("constann-*.whl") else (None, "")
-    if path and target and processor is None:
-        return Verdict(name, scanned, tuple(audit_wheel(path, target, abi, scanned)), target=target)
+@dataclass(frozen=True)
+class _Found:
+    """What is to be judged: a wheel, a file or a package."""
+
+    name: str
+    scanned: Scanned
+    unread: tuple[str, ...]
+    """Why the audit cannot say anything of some of its files."""
+    target: Target | None = None
+    """The platform, where it is this project's."""
+    rules: Callable[[Scanned], list[str]] | None = None
+    """What finds the faults of this project's, where no CPU is named."""
+
+
+def _of_file(path: Path, tag: str | None) -> _Found:
+    scanned, unread = _scan_all(compiled_files(path))
+    if not path.match("constann-*.whl"):
+        return _Found(str(path), scanned, unread)
+    wheel = read_wheel(path)
+    target = target_of(wheel, load_targets().values())
+    if target is None:
+        raise WheelError(f"{path}: no file in platforms/ is for such a wheel")
+    abi = min(each.abi for each in wheel.name_tags).removeprefix("cp")
+    return _Found(str(path), scanned, unread, target, lambda scanned: audit_wheel(path, target, abi, scanned, tag=tag))
+
+
+def _scan_all(files: Iterable[tuple[str, bytes]]) -> tuple[Scanned, tuple[str, ...]]:
+    """Disassemble what can be, and say of the rest why it cannot."""
+    scanned: dict[Binary, Sequence[Use]] = {}
+    unread = []
+    for name, content in files:
+        try:
+            scanned |= {binary: scan(binary) for binary in read_slices(name, content)}
+        except NoCodeError:
+            continue
+        except WheelError as error:
+            unread.append(str(error))
+    if not scanned:
+        raise WheelError(unread[0] if unread else "holds no machine code")
+    return scanned, tuple(unread)
+
+
+def _verdict(found: _Found, processor: Processor | None) -> Verdict:
+    name, scanned = found.name, found.scanned
+    if found.rules and processor is None:
+        return Verdict(name, scanned, (*found.unread, *found.rules(scanned)), target=found.target)
     if processor:
         processors: tuple[Processor, ...] = (processor,)
         if not any(processor.runs(binary.architecture) for binary in scanned):
@@ -114,42 +167,42 @@ def _verdict(name: str, scanned: Scanned, path: Path | None, processor: Processo
             raise WheelError(f"{name}: is machine code for {kinds}, and {processor.name} is {processor.architecture}")
     else:
         processors = tuple(find_processor(_OLDEST[each]) for each in sorted({b.architecture for b in scanned}))
-    verdict = Verdict(name, scanned, (), processors, target)
+    verdict = Verdict(name, scanned, (), processors, found.target)
     faults = [
         f"{binary.name}: {len(dying)} functions would die if called on {verdict.judge}"
         for binary in scanned
         if (dying := verdict.deaths(binary))
     ]
-    return replace(verdict, faults=tuple(faults))
+    return replace(verdict, faults=(*found.unread, *faults))
 
 
-def _ours(path: Path) -> tuple[Target, str]:
-    """Return the platform and the Python of a wheel of this project."""
-    wheel = read_wheel(path)
-    target = target_of(wheel, load_targets().values())
-    if target is None:
-        raise WheelError(f"{path}: no file in platforms/ is for such a wheel")
-    return target, min(tag.abi for tag in wheel.name_tags).removeprefix("cp")
-
-
-def _installed(name: str, python: str) -> dict[Binary, Sequence[Use]]:
+def _installed(name: str, python: str) -> _Found:
     program = shutil.which(python)
     if program is None:
         raise WheelError(f"--python {python}: there is no such program")
     done = subprocess.run([program, "-c", _FILES, name], capture_output=True, text=True, check=False)
     if done.returncode:
         raise WheelError(f"{done.stderr.strip().splitlines()[-1]}; --python names another Python")
-    found: dict[Binary, Sequence[Use]] = {}
-    for path in map(Path, json.loads(done.stdout)):
-        if path.is_file():
-            with path.open("rb") as file:
-                if is_binary(file.read(4)):
-                    file.seek(0)
-                    binary = read_binary(str(path), file.read())
-                    found[binary] = scan(binary)
-    if not found:
+    paths, information = json.loads(done.stdout)
+    files = [(each, Path(path)) for each, path in paths.items()]
+    compiled = [(each, path.read_bytes()) for each, path in files if path.is_file() and is_binary(_head(path))]
+    if not compiled:
         raise WheelError(f"{name}: no compiled file is installed with it: it is pure Python")
-    return found
+    scanned, unread = _scan_all(compiled)
+    if name.lower() != "constann":
+        return _Found(name, scanned, unread)
+    tags = frozenset[Tag]().union(*map(parse_tag, BytesParser().parsebytes(information.encode()).get_all("Tag", [])))
+    extensions = tuple(Extension(binary.name, binary.architecture, ()) for binary in scanned)
+    target = target_of(Wheel(Path(name), tags, tags, extensions), load_targets().values())
+    if target is None:
+        raise WheelError(f"{name}: no file in platforms/ is for {', '.join(map(str, tags)) or 'what is installed'}")
+    shipped = next((path.read_text() for each, path in files if each == MANIFEST and path.is_file()), None)
+    return _Found(name, scanned, unread, target, lambda scanned: audit_code(scanned, target, shipped))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)
 
 
 def _print(verdict: Verdict, *, everything: bool) -> None:
@@ -169,12 +222,13 @@ def _print(verdict: Verdict, *, everything: bool) -> None:
 
 
 def _print_sets(console: Console, uses: Sequence[Use], dying: Sequence[Use], *, everything: bool) -> None:
+    dead = {use.function for use in dying}
     table = Table(box=None, pad_edge=False)
     for heading in ("    set", "instructions", "functions", "such as"):
         table.add_column(heading, no_wrap=True)
     for each in sorted({name for use in uses for name in use.sets}):
         using = [use for use in uses if each in use.sets]
-        fatal = [use for use in using if use in dying]
+        fatal = [use for use in using if use.function in dead]
         shown = [use.function.title for use in (fatal or using)]
         cut = shown if everything else [shorten(title) for title in shown[:_SHOWN]]
         more = f" and {len(shown) - len(cut)} more (--all)" if len(shown) > len(cut) else ""
@@ -190,12 +244,15 @@ def shorten(title: str) -> str:
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
-    files = {
-        binary.name: {
-            "architecture": binary.architecture,
-            "functions": {use.function.title: dict(use.sets) for use in uses},
-            "would_die": [use.function.title for use in verdict.deaths(binary)],
-        }
-        for binary, uses in verdict.scanned.items()
-    }
+    files = {binary.name: _file_as_json(verdict, binary, uses) for binary, uses in verdict.scanned.items()}
     return {"name": verdict.name, "judged_by": verdict.judge, "faults": list(verdict.faults), "files": files}
+
+
+def _file_as_json(verdict: Verdict, binary: Binary, uses: Sequence[Use]) -> dict[str, Any]:
+    titles = named_apart(uses)
+    dead = {use.function for use in verdict.deaths(binary)}
+    return {
+        "architecture": binary.architecture,
+        "functions": {title: dict(use.sets) for title, use in titles.items()},
+        "would_die": [title for title, use in titles.items() if use.function in dead],
+    }

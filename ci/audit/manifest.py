@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ci.audit.binaries import Binary
-from ci.audit.rules import kernel_set_of
-from ci.audit.scan import Use, closure
+from ci.audit.rules import allowed_sets, kernel_set_of
+from ci.audit.scan import Use, closure, named_apart
 from ci.platforms import Target
 
 NAME = "constann/instruction_sets.json"
@@ -47,7 +47,8 @@ def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
     for use in (use for uses in binaries.values() for use in uses):
         if beyond := set(use.sets) - baseline:
             kernels = kernel_set_of(use.function.names, target)
-            place = f"kernels {kernels}" if kernels else "allowed"
+            allowed = allowed_sets(use.function.names, target)
+            place = f"kernels {kernels}" if kernels else "allowed" if allowed else "other functions"
             sets.setdefault(place, set()).update(beyond)
             functions[place] += 1
     found = (f"{', '.join(sorted(sets[place]))} in {place} ({functions[place]} functions)" for place in sorted(sets))
@@ -56,9 +57,9 @@ def summary(binaries: Mapping[Binary, Sequence[Use]], target: Target) -> str:
 
 def _of_file(uses: Sequence[Use], baseline: frozenset[str], target: Target) -> dict[str, Any]:
     functions: dict[str, Any] = {}
-    for use in uses:
+    for title, use in named_apart(uses).items():
         beyond = sorted(set(use.sets) - baseline)
         if beyond:
             kernels = kernel_set_of(use.function.names, target)
-            functions[use.function.title] = {"sets": beyond, **({"kernels": kernels} if kernels else {})}
+            functions[title] = {"sets": beyond, **({"kernels": kernels} if kernels else {})}
     return functions

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ci.audit.binaries import Binary
 from ci.audit.scan import UNKNOWN, Use, closure
-from ci.platforms import Target
+from ci.platforms import KernelSet, Target
 
 # A kernel set's functions, by the rules of the C++ ABI (Itanium): in the namespace constann::kernels::NAME, also where
 # they are lambdas or clones (.cold, .part.0) of one.
@@ -24,7 +24,7 @@ def find_faults(binary: Binary, uses: Sequence[Use], target: Target) -> list[str
     target
         The platform, whose baseline, kernel sets and allowed functions are the rule.
     """
-    faults = [*_weak_kernels(binary, target)]
+    faults = [*_weak_kernels(binary, target), *_data_amid_code(binary)]
     for use in uses:
         beyond = set(use.sets) - closure(target.baseline, target.architecture)
         if beyond:
@@ -49,23 +49,34 @@ def allowed_sets(names: Iterable[str], target: Target) -> frozenset[str]:
     return frozenset[str]().union(*each).intersection(*each) if each else frozenset()
 
 
-def asks_first(use: Use, target: Target) -> bool:
-    """Whether a function is called only after the CPU was asked for what it needs: a kernel, or one that is allowed."""
-    return bool(kernel_set_of(use.function.names, target) or allowed_sets(use.function.names, target))
+def fatal_sets(use: Use, target: Target, processor: frozenset[str]) -> frozenset[str]:
+    """Return what a function of ours needs and a CPU lacks that would come to call it.
+
+    Kernels are called only where the CPU has all that their set asks for; allowed functions ask for what they are
+    allowed.
+    """
+    kernels = _named(kernel_set_of(use.function.names, target), target)
+    if kernels and not kernels.flags <= processor:
+        return frozenset()
+    return frozenset(use.sets) - processor - allowed_sets(use.function.names, target)
+
+
+def _named(name: str | None, target: Target) -> KernelSet | None:
+    return next((each for each in target.kernels if each.name == name), None)
 
 
 def _judge(binary: Binary, use: Use, beyond: set[str], target: Target) -> Iterator[str]:
     names, title = use.function.names, use.function.title
-    kernels = kernel_set_of(names, target)
-    flags = next((each.flags for each in target.kernels if each.name == kernels), frozenset[str]())
-    excess = sorted(beyond - closure(flags, target.architecture) - allowed_sets(names, target))
+    kernels = _named(kernel_set_of(names, target), target)
+    flags = closure(kernels.flags, target.architecture) if kernels else frozenset[str]()
+    excess = sorted(beyond - flags - allowed_sets(names, target))
     if not excess:
         return
     where = f"{binary.name}: {title} at {use.first[excess[0]]:#x}"
     if UNKNOWN in excess:
         yield f"{where} cannot be disassembled: no instruction that the audit knows"
     elif kernels:
-        yield f"{where} needs {', '.join(excess)}, which the kernel set {kernels} does not ask the CPU for"
+        yield f"{where} needs {', '.join(excess)}, which the kernel set {kernels.name} does not ask the CPU for"
     else:
         yield (
             f"{where} needs {', '.join(excess)}, which not every {target.architecture} CPU has, and it is no function"
@@ -81,6 +92,13 @@ def _weak_kernels(binary: Binary, target: Target) -> Iterator[str]:
                 f"{binary.name}: {function.title} of the kernel set {kernels} is weak: the linker may put it in"
                 " place of a function that every CPU runs"
             )
+
+
+def _data_amid_code(binary: Binary) -> Iterator[str]:
+    """Refuse what is marked as no code: instructions written as `.word` would pass unseen."""
+    for start, end in binary.data:
+        title = binary.function_at(start).title
+        yield f"{binary.name}: {title} at {start:#x} has {end - start} bytes amid its code that are marked as data"
 
 
 def _set_in(name: str, target: Target) -> str | None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import tempfile
 import zipfile
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from readme_renderer import markdown
 
 from ci import macho
 from ci.audit import rules
-from ci.audit.binaries import Binary, is_binary, read_binary
+from ci.audit.binaries import Binary, is_binary, read_slices
 from ci.audit.manifest import NAME, manifest_of, to_text
 from ci.audit.scan import Use, scan
 from ci.platforms import Target
@@ -29,11 +28,10 @@ LARGEST = 2 << 20
 _DEMANDED = ("constann/__init__.py", "constann/py.typed", "constann/_core.pyi", NAME)
 _LICENCES = ("LICENSE", "THIRD-PARTY-LICENSES")
 
-# Where people and build services keep sources; what a wheel says of its own folders begins otherwise.
-_MACHINE_PATH = re.compile(
-    rb"/(?:home|root|Users|tmp|private|workspace|work|builds?|project|__w|github|mnt|media|var/(?:folders|tmp|lib))"
-    rb"/[\w.+@-]+(?:/[\w.+@-]+)*"
-)
+# Any path in a compiled file is the building machine's, save those that are the same on every machine: the loader's and
+# the kernel's. Our own sources are named from the checkout's root, which the compiler is told.
+_PATH = re.compile(rb"(?:(?<![\w.+@:/-])|(?<=-[ILB]))/[\w.+@-]{2,}/[\w.+@/-]{3,}")
+_EVERYWHERE = re.compile(rb"/(?:usr/lib(?:64)?|lib(?:64)?|proc|sys|dev|etc)/")
 
 _checkout = Path(__file__).resolve().parent.parent.parent
 
@@ -46,18 +44,34 @@ def read_binaries(path: Path) -> dict[Binary, Sequence[Use]]:
     WheelError
         When it is neither, or cannot be read.
     """
+    return {binary: scan(binary) for name, content in compiled_files(path) for binary in read_slices(name, content)}
+
+
+def compiled_files(path: Path) -> list[tuple[str, bytes]]:
+    """Return the names and contents of the compiled files of a wheel, or of a compiled file by itself.
+
+    Raises
+    ------
+    WheelError
+        When there is no such file, or nothing compiled in it.
+    """
     try:
         whole = path.read_bytes() if not zipfile.is_zipfile(path) else b""
-        files = [(path.name, whole)] if whole else [*_compiled_files(path)]
+        files = [(path.name, whole)] if whole else [*_members(path)]
     except FileNotFoundError:
         raise WheelError(f"{path}: no such file") from None
     if not files:
         raise WheelError(f"{path}: holds no compiled file")
-    return {(binary := read_binary(name, content)): scan(binary) for name, content in files}
+    return files
 
 
 def audit_wheel(
-    path: Path, target: Target, abi: str, scanned: Mapping[Binary, Sequence[Use]] | None = None
+    path: Path,
+    target: Target,
+    abi: str,
+    scanned: Mapping[Binary, Sequence[Use]] | None = None,
+    *,
+    tag: str | None = None,
 ) -> list[str]:
     """Return what keeps a wheel from being released for a platform and Python, one sentence each.
 
@@ -71,10 +85,13 @@ def audit_wheel(
         The Python, such as "313".
     scanned
         What `read_binaries` found, where that is known already.
+    tag
+        The platform tag that it must have and keep, where it is not the platform's: such as manylinux_2_34_x86_64,
+        which a build in an image with a newer C library gives.
     """
     wheel = read_wheel(path)
     scanned = read_binaries(path) if scanned is None else scanned
-    faults = find_faults(wheel, target, abi)
+    faults = find_faults(wheel, target, abi, tag)
     with zipfile.ZipFile(path) as archive:
         contents = {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
     faults += [
@@ -85,31 +102,38 @@ def audit_wheel(
     ]
     if wheel.size > LARGEST:
         faults.append(f"has {wheel.size:,} bytes, more than {LARGEST:,}")
-    for binary, uses in scanned.items():
-        faults += rules.find_faults(binary, uses, target)
-    if NAME in contents and contents[NAME].decode() != to_text(manifest_of(scanned, target)):
+    shipped = contents[NAME].decode(errors="replace") if NAME in contents else None
+    return [*faults, *audit_code(scanned, target, shipped)]
+
+
+def audit_code(scanned: Mapping[Binary, Sequence[Use]], target: Target, shipped: str | None) -> list[str]:
+    """Return what is wrong with our machine code, in a wheel or installed, and with the list shipped with it."""
+    if not any(rules.kernel_set_of(each.names, target) for binary in scanned for each in binary.functions):
+        return ["no kernel has a name, by which the audit judges: it was stripped (build with install.strip=false)"]
+    faults = [fault for binary, uses in scanned.items() for fault in rules.find_faults(binary, uses, target)]
+    if shipped is not None and shipped != to_text(manifest_of(scanned, target)):
         faults.append(f"{NAME} is not what the audit finds: the machine code was changed after the wheel was finished")
     return faults
 
 
-def check_wheel(path: Path, target: Target, abi: str) -> None:
-    """Demand that a wheel can be released.
+def check_wheel(path: Path, target: Target, abi: str, *, tag: str | None = None) -> None:
+    """Demand that a wheel can be released; see `audit_wheel`.
 
     Raises
     ------
     WheelError
         With every fault, one on a line.
     """
-    if faults := audit_wheel(path, target, abi):
+    if faults := audit_wheel(path, target, abi, tag=tag):
         lines = "\n".join(f"  - {fault}" for fault in faults)
         raise WheelError(f"{path} is not a wheel for {target.name}:\n{lines}")
 
 
-def _compiled_files(path: Path) -> Iterator[tuple[str, bytes]]:
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     with zipfile.ZipFile(path) as archive:
         for name in sorted(archive.namelist()):
             with archive.open(name) as file:
-                if is_binary(file.read(4)):
+                if is_binary(file.read(8)):
                     yield name, archive.read(name)
 
 
@@ -121,8 +145,8 @@ def _member_faults(contents: Mapping[str, bytes]) -> Iterator[str]:
         if not re.match(r"constann/|constann-[\w.]+\.dist-info/", name):
             yield f"{name} would be installed beside other people's packages"
         yield from _path_faults(name, content)
-        if content[:4] == b"\xcf\xfa\xed\xfe" and (pages := _unsigned(content)):
-            yield f"{name}: its signature does not fit pages {pages}: macOS would kill the process there"
+        if content[:4] == b"\xcf\xfa\xed\xfe":
+            yield from _signature_faults(name, content)
 
 
 def _path_faults(name: str, content: bytes) -> Iterator[str]:
@@ -131,16 +155,19 @@ def _path_faults(name: str, content: bytes) -> Iterator[str]:
         str(each).encode() for each in {_checkout, Path.home()} - {Path("/")} if str(each).encode() + b"/" in content
     }
     if is_binary(content):
-        found |= {each[0] for each in _MACHINE_PATH.finditer(content)}
+        found |= {each[0] for each in _PATH.finditer(content) if not _EVERYWHERE.match(each[0])}
     for each in sorted(found):
         yield f"{name} names a path of the machine it was built on: {each.decode()}"
 
 
-def _unsigned(content: bytes) -> list[int]:
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(content)
-        file.flush()
-        return macho.unsigned_pages(Path(file.name))
+def _signature_faults(name: str, content: bytes) -> Iterator[str]:
+    try:
+        pages = macho.unsigned_pages(name, content)
+    except macho.MachOError as error:
+        yield f"{error}: macOS kills code without a signature that fits"
+    else:
+        if pages:
+            yield f"{name}: its signature does not fit pages {pages}: macOS would kill the process there"
 
 
 def _record_faults(contents: Mapping[str, bytes]) -> Iterator[str]:

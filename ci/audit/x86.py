@@ -1,6 +1,7 @@
 """Says which instruction sets an x86-64 instruction needs beyond the first 64-bit CPUs. Decodes with iced-x86."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from iced_x86 import Code, CpuidFeature, Decoder, Instruction
 
@@ -53,15 +54,26 @@ IMPLIED = {
 }
 
 
-def scan(section: Section) -> Iterator[tuple[int, frozenset[str]]]:
-    """Give the place of each instruction beyond the baseline and the sets it needs; "unknown" for what is none."""
+def scan(section: Section, starts: Sequence[int] = ()) -> Iterator[tuple[int, frozenset[str]]]:
+    """Give the place of each instruction beyond the baseline and the sets it needs; "unknown" for what is none.
+
+    Instructions have many lengths: reading begins anew at each of `starts`, in order, so that bytes before a function
+    (data, or planted there) cannot swallow its first instructions.
+    """
     decoder = Decoder(64, section.content, ip=section.address)
-    for instruction in decoder:
-        sets = _known.get(instruction.code)
-        if sets is None:
-            sets = _known[instruction.code] = _sets_of(instruction)
-        if sets:
-            yield instruction.ip, sets
+    end = section.address + len(section.content)
+    inside = [start for start in starts if section.address < start < end]
+    for start, following in pairwise([section.address, *inside, end]):
+        decoder.position, decoder.ip = start - section.address, start
+        for instruction in decoder:
+            code, place = instruction.code, instruction.ip
+            if place >= following:
+                break
+            sets = _known.get(code)
+            if sets is None:
+                sets = _known[code] = _sets_of(instruction)
+            if sets:
+                yield place, sets
 
 
 def _sets_of(instruction: Instruction) -> frozenset[str]:

@@ -13,6 +13,7 @@ namespace constann::annoy {
 namespace {
 
 constexpr std::uint32_t kMaxItems = INT32_MAX / 2;
+constexpr std::size_t kItemsAtOnce = 4096;
 
 // Element e is bit e % 64 of word e / 64 in Annoy, the highest bit first of a byte here.
 void turn_bytes(std::span<std::byte> row) {
@@ -38,10 +39,14 @@ class Nodes::Writer {
     Writer(Nodes& nodes, const Forest& forest, std::span<const std::uint32_t> items)
         : n_(nodes), trees_(forest.tree_view()), items_(items) {}
 
-    void write() {
+    void write(const Watch& watch) {
         const std::uint64_t roots = trees_.roots.size() / sizeof(std::uint32_t);
+        const std::uint64_t leaves = trees_.leaf_bounds.size() / sizeof(std::uint64_t);
+        // At most so many, so that they are not moved as they come; what is not needed is never touched.
+        n_.own_.reserve((n_.nodes_ + trees_.splits() + leaves + 2 * roots) * n_.layout_.size);
         std::vector<std::uint32_t> written;
         for (std::uint64_t tree = 0; tree < roots; ++tree) {
+            if (watch) watch(tree, roots);
             written.push_back(write_root(file::load<std::uint32_t>(trees_.roots.data(), tree)));
         }
         for (const std::uint32_t root : written) {
@@ -213,37 +218,46 @@ class Nodes::Writer {
     std::uint64_t rows_taken_ = 0;
 };
 
-void Nodes::append_trees(const Forest& forest, std::span<const std::uint32_t> items) {
-    Writer(*this, forest, items).write();
+void Nodes::append_trees(const Forest& forest, std::span<const std::uint32_t> items, const Watch& watch) {
+    Writer(*this, forest, items).write(watch);
 }
 
-// The present items as rows of a forest, which has not grown yet.
-std::unique_ptr<Forest> Nodes::forest_of_items(std::uint64_t trees) const {
+// The present items as rows of a forest, which has not grown yet. A few at a time: they never lie in memory
+// a third time.
+std::unique_ptr<Forest> Nodes::forest_of_items(std::uint64_t trees, const Watch& watch) const {
     auto forest = std::make_unique<Forest>(dim_, metric_, trees, std::nullopt, 0);
+    const bool bits = metric_ == Metric::hamming;
+    std::uint32_t present = 0;
+    for (std::uint32_t item = 0; item < items_; ++item) present += is_item(item);
     std::vector<std::int64_t> ids;
     Bytes rows;
+    const auto add = [&] {
+        const Matrix matrix{rows.data(),
+                            bits ? ElementType::uint8 : ElementType::float32,
+                            ids.size(),
+                            columns_of(metric_, dim_),
+                            static_cast<std::ptrdiff_t>(layout_.vector_length),
+                            bits ? 1 : static_cast<std::ptrdiff_t>(sizeof(float))};
+        if (watch) watch(forest->size(), present);
+        forest->add(matrix, present != items_ ? GivenIds(std::span<const std::int64_t>(ids)) : GivenIds());
+        ids.clear();
+        rows.clear();
+    };
     for (std::uint32_t item = 0; item < items_; ++item) {
         if (!is_item(item)) continue;
         ids.push_back(item);
         const std::span<const std::byte> vector = vector_of(item);
         rows.insert(rows.end(), vector.begin(), vector.end());
-        if (metric_ == Metric::hamming) turn_bytes(std::span(rows).last(vector.size()));
+        if (bits) turn_bytes(std::span(rows).last(vector.size()));
+        if (ids.size() == kItemsAtOnce) add();
     }
-    const bool bits = metric_ == Metric::hamming;
-    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
-    const Matrix matrix{rows.data(),
-                        bits ? ElementType::uint8 : ElementType::float32,
-                        ids.size(),
-                        columns_of(metric_, dim_),
-                        static_cast<std::ptrdiff_t>(layout_.vector_length),
-                        element};
-    const bool holes = ids.size() != items_;
-    forest->add(matrix, holes ? GivenIds(std::span<const std::int64_t>(ids)) : GivenIds());
+    if (!ids.empty()) add();
     return forest;
 }
 
 void Nodes::build(std::optional<std::uint32_t> trees, unsigned threads, std::uint64_t seed,
                   const Watch& watch) {
+    const Change change(access_);
     std::vector<std::uint32_t> items;
     for (std::uint32_t item = 0; item < items_; ++item) {
         if (is_item(item)) items.push_back(item);
@@ -252,13 +266,18 @@ void Nodes::build(std::optional<std::uint32_t> trees, unsigned threads, std::uin
     // Without a number: one tree after another until the nodes are twice the items, as Annoy does.
     std::uint64_t count = trees.value_or(1);
     for (;;) {
-        const std::unique_ptr<Forest> forest = forest_of_items(count);
+        const std::unique_ptr<Forest> forest = forest_of_items(count, watch);
         forest->build(threads, seed, watch);
-        append_trees(*forest, items);
+        try {
+            append_trees(*forest, items, watch);
+        } catch (...) {
+            drop_trees();
+            throw;
+        }
         const std::uint64_t nodes = nodes_ - trees_;
         if (trees || nodes >= 2 * std::uint64_t{items_}) return;
         const std::uint64_t each = (nodes - items_) / count;
-        unbuild();
+        drop_trees();
         count = std::max(count + 1, (std::uint64_t{items_} + each - 1) / std::max<std::uint64_t>(each, 1));
     }
 }
@@ -268,9 +287,10 @@ class Nodes::Reader {
   public:
     Reader(const Nodes& nodes, std::span<const std::uint32_t> rows) : n_(nodes), rows_(rows) {}
 
-    Trees read() {
+    Trees read(const Watch& watch) {
         out_.leaf_bounds.push_back(0);
         for (std::uint32_t root = n_.nodes_ - n_.trees_; root < n_.nodes_; ++root) {
+            if (watch) watch(out_.roots.size(), n_.trees_);
             out_.roots.push_back(0);
             std::vector<Open> open = {{root, kNoChild}};
             while (!open.empty()) {
@@ -365,7 +385,7 @@ float Nodes::offset_of(std::uint32_t node) const {
     }
 }
 
-std::unique_ptr<Forest> Nodes::to_forest() const {
+std::unique_ptr<Forest> Nodes::to_forest(const Watch& watch) const {
     if (trees_ == 0) throw std::invalid_argument("the index is not built: call build() first");
     std::vector<std::uint32_t> row_of(items_);
     std::uint32_t rows = 0;
@@ -373,12 +393,12 @@ std::unique_ptr<Forest> Nodes::to_forest() const {
         row_of[item] = rows;
         if (is_item(item)) ++rows;
     }
-    std::unique_ptr<Forest> forest = forest_of_items(trees_);
-    kernels::with_canonical_floating_point([&] { forest->adopt(Reader(*this, row_of).read()); });
+    std::unique_ptr<Forest> forest = forest_of_items(trees_, watch);
+    kernels::with_canonical_floating_point([&] { forest->adopt(Reader(*this, row_of).read(watch), watch); });
     return forest;
 }
 
-std::unique_ptr<Nodes> Nodes::from_forest(const Forest& forest) {
+std::unique_ptr<Nodes> Nodes::from_forest(const Forest& forest, const Watch& watch) {
     auto nodes = std::make_unique<Nodes>(forest.metric(), forest.dim());
     std::vector<std::uint32_t> items;
     for (std::uint64_t row = 0; row < forest.size(); ++row) {
@@ -392,13 +412,16 @@ std::unique_ptr<Nodes> Nodes::from_forest(const Forest& forest) {
     }
     const std::uint32_t last = *std::max_element(items.begin(), items.end());
     nodes->own_.reserve((std::size_t{last} + 1) * nodes->layout_.size);
-    for (std::uint64_t row = 0; row < forest.size(); ++row) {
-        const std::byte* from = forest.rows()[row];
-        Bytes vector(from, from + nodes->layout_.vector_length);
-        if (forest.metric() == Metric::hamming) turn_bytes(vector);
-        nodes->add_item(items[row], vector);
-    }
-    nodes->append_trees(forest, items);
+    kernels::with_canonical_floating_point([&] {
+        for (std::uint64_t row = 0; row < forest.size(); ++row) {
+            if (watch && row % kItemsAtOnce == 0) watch(row, forest.size());
+            const std::byte* from = forest.rows()[row];
+            Bytes vector(from, from + nodes->layout_.vector_length);
+            if (forest.metric() == Metric::hamming) turn_bytes(vector);
+            nodes->put_item(items[row], vector);
+        }
+    });
+    nodes->append_trees(forest, items, watch);
     return nodes;
 }
 

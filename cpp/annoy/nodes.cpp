@@ -110,6 +110,11 @@ std::span<const std::byte> Nodes::vector_of(std::uint32_t item) const {
 }
 
 void Nodes::add_item(std::uint32_t item, std::span<const std::byte> vector) {
+    const Change change(access_);
+    put_item(item, vector);
+}
+
+void Nodes::put_item(std::uint32_t item, std::span<const std::byte> vector) {
     if (item >= items_) {
         own_.resize((std::size_t{item} + 1) * layout_.size);
         items_ = nodes_ = item + 1;
@@ -128,6 +133,11 @@ void Nodes::add_item(std::uint32_t item, std::span<const std::byte> vector) {
 }
 
 void Nodes::unbuild() {
+    const Change change(access_);
+    drop_trees();
+}
+
+void Nodes::drop_trees() {
     nodes_ = items_;
     trees_ = 0;
     own_.resize(nodes_ * layout_.size);

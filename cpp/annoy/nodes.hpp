@@ -6,12 +6,14 @@
 // a node begins with a count of rows; 1 is an item, up to K a list of items, and more a split.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <span>
 #include <vector>
 
+#include "core/access.hpp"
 #include "core/metric.hpp"
 #include "forest/forest.hpp"
 
@@ -49,6 +51,11 @@ class Nodes {
     bool packed() const { return layout_.packed; }
     std::uint32_t items() const { return items_; }
     std::uint32_t trees() const { return trees_; }
+
+    // What changes the nodes throws std::invalid_argument while another call changes or reads them. Whoever
+    // calls what reads them holds this as long, and as long as it uses a span.
+    Reading reading() const { return Reading(access_); }
+
     std::span<const std::byte> bytes() const { return bytes_; }
 
     // `vector` as Annoy stores it: floats, or packed words for hamming. The item may be one that is there.
@@ -70,10 +77,10 @@ class Nodes {
                 std::vector<float>& distances) const;
 
     // A forest with the same trees over the same items: its ids are the items where some are missing.
-    std::unique_ptr<Forest> to_forest() const;
+    std::unique_ptr<Forest> to_forest(const Watch& watch) const;
 
     // Takes over a forest's rows and trees. Throws std::invalid_argument where its ids are no item numbers.
-    static std::unique_ptr<Nodes> from_forest(const Forest& forest);
+    static std::unique_ptr<Nodes> from_forest(const Forest& forest, const Watch& watch);
 
   private:
     class Search;
@@ -87,18 +94,21 @@ class Nodes {
     float offset_of(std::uint32_t node) const;  // what is added to a split's product
     std::span<std::byte> own_node(std::uint32_t node);
     std::vector<float> scores(std::span<const std::byte> query, std::span<const std::int32_t> items) const;
-    void append_trees(const Forest& forest, std::span<const std::uint32_t> items);
-    std::unique_ptr<Forest> forest_of_items(std::uint64_t trees) const;
+    void put_item(std::uint32_t item, std::span<const std::byte> vector);
+    void drop_trees();
+    void append_trees(const Forest& forest, std::span<const std::uint32_t> items, const Watch& watch);
+    std::unique_ptr<Forest> forest_of_items(std::uint64_t trees, const Watch& watch) const;
 
     const Metric metric_;
     const std::uint32_t dim_;
     Layout layout_;
+    Access access_;
     std::vector<std::byte> own_;
     std::shared_ptr<const void> memory_;
     std::span<const std::byte> bytes_;
     std::uint32_t nodes_ = 0;
     std::uint32_t items_ = 0;
-    std::uint32_t trees_ = 0;
+    std::atomic<std::uint32_t> trees_ = 0;  // asked for during a build too
 };
 
 }  // namespace constann::annoy

@@ -155,6 +155,11 @@ std::int64_t Ids::id_of(std::uint32_t row) const {
     return kind_ == file::IdKind::int64 ? file::load<std::int64_t>(numbers_.data(), row) : std::int64_t{row};
 }
 
+std::int64_t Ids::greatest(std::uint64_t rows) const {
+    return id_of(kind_ == file::IdKind::int64 ? ordered(rows - 1, rows)
+                                              : static_cast<std::uint32_t>(rows - 1));
+}
+
 std::uint64_t Ids::bound(std::uint64_t i) const {
     return bound_width_ == sizeof(std::uint32_t) ? file::load<std::uint32_t>(bounds_.data(), i)
                                                  : file::load<std::uint64_t>(bounds_.data(), i);

@@ -38,6 +38,9 @@ class Ids {
     // The id a search returns for a row: an int64 id, or else the row's number.
     std::int64_t id_of(std::uint32_t row) const;
 
+    // The greatest that id_of gives for any of so many rows, at least one.
+    std::int64_t greatest(std::uint64_t rows) const;
+
     // Only for strings. Throws file::FormatError where the file is damaged.
     std::string_view label_of(std::uint64_t row) const;
 

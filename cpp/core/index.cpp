@@ -2,6 +2,7 @@
 #include "core/index.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -33,23 +34,6 @@ void read_all(const Matrix& matrix, Metric metric, std::uint32_t dim, std::span<
     });
 }
 
-// Marks an index as being changed. No lock: a progress callback that waited for its own build would wait for
-// ever.
-class Change {
-  public:
-    explicit Change(std::atomic<bool>& changing) : changing_(changing) {
-        if (changing_.exchange(true)) {
-            throw std::invalid_argument("the index is being changed by another call: wait until it is done");
-        }
-    }
-    ~Change() { changing_.store(false); }
-    Change(const Change&) = delete;
-    Change& operator=(const Change&) = delete;
-
-  private:
-    std::atomic<bool>& changing_;
-};
-
 // A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
 // be searched by nobody or lost on saving.
 void check_layout(const file::Header& found, const file::Header& written) {
@@ -77,7 +61,7 @@ Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), m
 }
 
 void Index::add(const Matrix& vectors, const GivenIds& ids) {
-    const Change change(changing_);
+    const Change change(access_);
     if (built())
         throw std::invalid_argument("the index is built: rows are added before build(); make a new index");
     check_columns(vectors, metric_, dim_, "vectors");
@@ -103,7 +87,7 @@ void Index::add(const Matrix& vectors, const GivenIds& ids) {
 }
 
 void Index::place_rows(std::span<std::byte> region, std::shared_ptr<const void> memory) {
-    const Change change(changing_);
+    const Change change(access_);
     if (built()) throw std::invalid_argument("the index is built: its rows lie where they do");
     if (region.size() < rows_.bytes().size()) throw std::invalid_argument("there is no room for the rows");
     placed_rows_ = region;
@@ -111,7 +95,32 @@ void Index::place_rows(std::span<std::byte> region, std::shared_ptr<const void> 
     memory_ = std::move(memory);
 }
 
+void Index::become_file(std::span<std::byte> region, std::size_t rows_at, std::span<const std::byte> head,
+                        std::shared_ptr<const void> memory) {
+    check_settling();
+    const file::Header header = this->header();
+    const std::vector<file::Content> parts = contents();
+    const file::Section& last = header.sections.back();
+    const std::size_t end = last.offset + last.length, begin = header.sections.front().offset;
+    if (region.size() < end || rows_at > region.size() || region.size() - rows_at < parts[0].bytes.size() ||
+        head.size() > begin) {
+        throw std::invalid_argument("there is no room for the file of this index");
+    }
+    std::memmove(&region[begin], &region[rows_at], parts[0].bytes.size());
+    std::memcpy(region.data(), head.data(), head.size());
+    std::ranges::fill(region.subspan(head.size(), begin - head.size()), std::byte{0});
+    std::size_t at = begin + parts[0].bytes.size();
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+        const std::size_t offset = header.sections[i].offset;
+        std::ranges::fill(region.subspan(at, offset - at), std::byte{0});
+        std::ranges::copy(parts[i].bytes, region.begin() + static_cast<std::ptrdiff_t>(offset));
+        at = offset + parts[i].bytes.size();
+    }
+    reopen(region.first(end), std::move(memory));
+}
+
 void Index::reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
+    check_settling();
     const file::Header header = file::parse(file);
     check_layout(header, this->header());
     open_rows(header, file, std::move(memory));
@@ -120,15 +129,32 @@ void Index::reopen(std::span<const std::byte> file, std::shared_ptr<const void> 
     placed_rows_ = {};
 }
 
+void Index::publish() {
+    check_settling();
+    settling_.store(false);
+    built_.store(true, std::memory_order_release);
+    access_.end_change();
+}
+
+void Index::check_settling() const {
+    if (!settling_.load())
+        throw std::invalid_argument("the index is not built in its file, or is in use already");
+}
+
 void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
-    const Change change(changing_);
+    Change change(access_);
     if (built()) throw std::invalid_argument("the index is built already: make a new index to build anew");
     if (rows_.size() == 0)
         throw std::invalid_argument("the index holds no vectors: add() some before build()");
     seed_ = seed;
     ids_.settle();
     build_structure(threads, watch);
-    built_.store(true, std::memory_order_release);
+    if (placed_rows_.empty()) {
+        built_.store(true, std::memory_order_release);
+    } else {
+        settling_.store(true);
+        change.keep();
+    }
 }
 
 void Index::check_built() const {
@@ -176,7 +202,7 @@ file::Header Index::header() const {
 }
 
 std::vector<file::Content> Index::contents() const {
-    check_built();
+    if (!settling_.load()) check_built();
     std::vector<file::Content> all = {{file::SectionTag::rows, rows_.bytes()}};
     for (const file::Content& content : ids_.contents()) all.push_back(content);
     for (const file::Content& content : structure()) all.push_back(content);
@@ -190,7 +216,6 @@ void Index::open_rows(const file::Header& header, std::span<const std::byte> fil
     ids_ = Ids::open(header, file);
     memory_ = std::move(memory);
     seed_ = header.seed;
-    built_.store(true, std::memory_order_release);
 }
 
 std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
@@ -206,6 +231,7 @@ std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<con
     }
     index->open_rows(header, file, std::move(memory));
     index->open_structure(header, file);
+    index->built_.store(true, std::memory_order_release);
     check_layout(header, index->header());
     return index;
 }

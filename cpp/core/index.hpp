@@ -10,6 +10,7 @@
 #include <span>
 #include <vector>
 
+#include "core/access.hpp"
 #include "core/ids.hpp"
 #include "core/matrix.hpp"
 #include "core/metric.hpp"
@@ -60,8 +61,21 @@ class Index {
     // std::invalid_argument.
     void place_rows(std::span<std::byte> region, std::shared_ptr<const void> memory);
 
-    // Lets go of what was built and serves the same index from its file. Throws file::FormatError.
+    // An index that was built in placed rows answers nobody until publish(): first its file is settled, and
+    // whatever fails there, publish() lets it answer from where it then lies.
+    //
+    // Makes `region`, where its rows lie from `rows_at` on, the whole file beginning with `head`, and uses
+    // it: all of that or, where it throws, nothing.
+    void become_file(std::span<std::byte> region, std::size_t rows_at, std::span<const std::byte> head,
+                     std::shared_ptr<const void> memory);
+
+    // Lets go of what was built and uses the same index in its file. Throws file::FormatError.
     void reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory);
+
+    void publish();
+
+    // Held while something is read of an index that may not be built yet.
+    Reading reading() const { return Reading(access_); }
 
     std::size_t stride() const { return row_stride(metric_, dim_); }
 
@@ -103,13 +117,15 @@ class Index {
     friend std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory);
 
     void check_built() const;
+    void check_settling() const;
     Bytes read_queries(const Matrix& queries) const;
 
     file::Kind kind_;
     Metric metric_;
     std::uint32_t dim_;
     std::uint64_t seed_ = 0;
-    std::atomic<bool> changing_{false};  // by add() or build(), whose progress callback may call anything
+    Access access_;
+    std::atomic<bool> settling_{false};  // built in placed rows, and not published
     std::atomic<bool> built_{false};
     Ids ids_;
     RowStore own_rows_;

@@ -64,10 +64,11 @@ void reserve_for(Trees& all, const std::vector<Trees>& grown, std::uint64_t coun
     all.leaf_rows.reserve(rows / grown.size() * count);
 }
 
-Bytes encoded(const RowsView& rows, std::uint32_t dim, const CodeScale& scale, unsigned threads) {
+Bytes encoded(const RowsView& rows, std::uint32_t dim, const CodeScale& scale, unsigned threads,
+              const Watch& watch) {
     const std::size_t stride = code_stride(dim);
     Bytes codes(rows.size() * stride);
-    run_tasks((rows.size() + kRowsPerTask - 1) / kRowsPerTask, threads, {},
+    run_tasks((rows.size() + kRowsPerTask - 1) / kRowsPerTask, threads, watch,
               [&](std::uint64_t task, const StopSignal&) {
                   const std::uint64_t end = std::min(rows.size(), (task + 1) * kRowsPerTask);
                   for (std::uint64_t row = task * kRowsPerTask; row < end; ++row) {
@@ -129,8 +130,11 @@ void Forest::build_structure(unsigned threads, const Watch& watch) {
     }
     const std::uint64_t least = wanted_code_bits_ == kCodeBits ? 1 : kRowsWorthCoding;
     if (metric() == Metric::hamming || wanted_code_bits_ == 0 || size() < least) return;
-    encode_rows(threads);
-    if (code_bits() != 0) encode_planes(threads);
+    // Nothing more to tell, but Ctrl-C is heeded.
+    const Watch grown =
+        watch ? [&](std::uint64_t, std::uint64_t) { watch(tree_count_, tree_count_); } : Watch{};
+    encode_rows(threads, grown);
+    if (code_bits() != 0) encode_planes(threads, grown);
 }
 
 void Forest::grow(unsigned threads, const Watch& watch) {
@@ -156,10 +160,10 @@ void Forest::grow(unsigned threads, const Watch& watch) {
     keep(std::move(all));
 }
 
-void Forest::adopt(Trees trees) {
+void Forest::adopt(Trees trees, const Watch& watch) {
     capacity_ = annoy_capacity(metric(), dim());
     adopted_ = std::move(trees);
-    build(1, 0, {});
+    build(1, 0, watch);
 }
 
 void Forest::keep(Trees trees) {
@@ -169,12 +173,12 @@ void Forest::keep(Trees trees) {
               bytes_of(own_trees_.leaf_rows)};
 }
 
-void Forest::encode_rows(unsigned threads) {
+void Forest::encode_rows(unsigned threads, const Watch& watch) {
     std::optional<CodeScale> scale;
     kernels::with_canonical_floating_point([&] { scale = choose_code_scale(rows(), dim()); });
     if (!scale) return;
     codes_.scale = *scale;
-    own_codes_ = encoded(rows(), dim(), *scale, threads);
+    own_codes_ = encoded(rows(), dim(), *scale, threads, watch);
     codes_.rows = RowsView(own_codes_, code_stride(dim()));
     kernels::with_canonical_floating_point([&] { codes_.rerank = rerank_needed(); });
     if (codes_.rerank == 0) {
@@ -183,7 +187,7 @@ void Forest::encode_rows(unsigned threads) {
     }
 }
 
-void Forest::encode_planes(unsigned threads) {
+void Forest::encode_planes(unsigned threads, const Watch& watch) {
     const RowsView planes(trees_.planes, rows().stride());
     std::optional<CodeScale> scale;
     kernels::with_canonical_floating_point([&] {
@@ -191,7 +195,7 @@ void Forest::encode_planes(unsigned threads) {
     });
     if (!scale) return;
     codes_.plane_scale = *scale;
-    own_plane_codes_ = encoded(planes, dim(), *scale, threads);
+    own_plane_codes_ = encoded(planes, dim(), *scale, threads, watch);
     const RowsView codes(own_plane_codes_, code_stride(dim()));
     bool serve = false;
     kernels::with_canonical_floating_point([&] { serve = plane_codes_serve(codes); });

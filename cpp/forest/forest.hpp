@@ -79,7 +79,7 @@ class Forest final : public Index {
            std::optional<std::uint64_t> effort, std::optional<std::uint64_t> code_bits = std::nullopt);
 
     // Builds with trees from elsewhere over the rows that were added. Their references must be sound.
-    void adopt(Trees trees);
+    void adopt(Trees trees, const Watch& watch);
 
     // With the parameters of a file, whose structure is still to be opened.
     static std::unique_ptr<Forest> for_file(const file::Header& header);
@@ -98,8 +98,8 @@ class Forest final : public Index {
     void keep(Trees trees);
     void open_codes(const file::Header& header, std::span<const std::byte> file);
     void grow(unsigned threads, const Watch& watch);
-    void encode_rows(unsigned threads);
-    void encode_planes(unsigned threads);
+    void encode_rows(unsigned threads, const Watch& watch);
+    void encode_planes(unsigned threads, const Watch& watch);
     std::uint64_t rerank_needed() const;
     bool plane_codes_serve(const RowsView& planes);
     std::vector<std::uint64_t> found_keys(const SearchPlan& plan, const RowsView& query) const;

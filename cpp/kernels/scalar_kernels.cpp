@@ -61,11 +61,16 @@ int code_at(const std::byte* codes, std::size_t i) {
     return static_cast<signed char>(codes[i]);
 }
 
+// Seven bits, whatever a foreign file holds.
+int row_code_at(const std::byte* codes, std::size_t i) {
+    return static_cast<int>(codes[i]) & 127;
+}
+
 void code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
                         std::size_t bytes, std::uint32_t* results) noexcept {
     for (std::size_t row = 0; row < count; ++row) {
         int product = 0;
-        for (std::size_t i = 0; i < bytes; ++i) product += code_at(query, i) * code_at(rows[row], i);
+        for (std::size_t i = 0; i < bytes; ++i) product += code_at(query, i) * row_code_at(rows[row], i);
         results[row] = kCodeProductBase - static_cast<std::uint32_t>(product);
     }
 }
@@ -75,7 +80,7 @@ void code_squared_euclidean(const std::byte* query, const std::byte* const* rows
     for (std::size_t row = 0; row < count; ++row) {
         int total = 0;
         for (std::size_t i = 0; i < bytes; ++i) {
-            const int difference = code_at(query, i) - code_at(rows[row], i);
+            const int difference = code_at(query, i) - row_code_at(rows[row], i);
             total += difference * difference;
         }
         results[row] = static_cast<std::uint32_t>(total);
@@ -87,7 +92,7 @@ void code_manhattan(const std::byte* query, const std::byte* const* rows, std::s
     for (std::size_t row = 0; row < count; ++row) {
         int total = 0;
         for (std::size_t i = 0; i < bytes; ++i) {
-            const int difference = code_at(query, i) - code_at(rows[row], i);
+            const int difference = code_at(query, i) - row_code_at(rows[row], i);
             total += difference < 0 ? -difference : difference;
         }
         results[row] = static_cast<std::uint32_t>(total);

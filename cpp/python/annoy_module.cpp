@@ -21,6 +21,69 @@ using annoy::Nodes;
     throw py::index_error(what);
 }
 
+void read_elements(const Nodes& nodes, const py::object& fast, std::vector<std::byte>& stored) {
+    for (std::uint32_t i = 0; i < nodes.dim(); ++i) {
+        // Converting an element may run Python, which may shorten a list.
+        if (PySequence_Fast_GET_SIZE(fast.ptr()) <= static_cast<py::ssize_t>(i))
+            throw py::value_error("the vector changed while it was read");
+        const auto element = py::reinterpret_borrow<py::object>(
+            PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<py::ssize_t>(i)));
+        const double value = PyFloat_AsDouble(element.ptr());
+        if (value == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        if (nodes.metric() == Metric::hamming) {
+            if (value > 0.5) stored[i / 8] |= std::byte{1} << (i % 8);
+            continue;
+        }
+        const float narrow = static_cast<float>(value);
+        if (!std::isfinite(narrow)) {
+            throw py::value_error("element " + std::to_string(i) + " of the vector is " +
+                                  (std::isnan(value)   ? "NaN"
+                                   : std::isinf(value) ? "infinite"
+                                                       : "too large for float32"));
+        }
+        std::memcpy(&stored[i * sizeof narrow], &narrow, sizeof narrow);
+    }
+}
+
+py::list list_of(std::span<const double> values) {
+    py::list all(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i)
+        PyList_SET_ITEM(all.ptr(), static_cast<py::ssize_t>(i), PyFloat_FromDouble(values[i]));
+    return all;
+}
+
+// Python's floats of these; under the guard, as a CPU that flushes denormals does so in widening them too.
+template <class Convert>
+py::list converted(std::span<const float> values, const Convert& convert) {
+    std::vector<double> wide(values.size());
+    kernels::with_canonical_floating_point([&] {
+        for (std::size_t i = 0; i < values.size(); ++i) wide[i] = convert(static_cast<double>(values[i]));
+    });
+    return list_of(wide);
+}
+
+py::list widened(std::span<const float> values) {
+    return converted(values, [](double value) { return value; });
+}
+
+using Floats = py::array_t<float, py::array::c_style>;
+
+std::span<const float> span_of(const Floats& array) {
+    return {array.data(), static_cast<std::size_t>(array.size())};
+}
+
+// A Constann index's distances in Annoy's terms: angular ones are sqrt(2 - 2 cos), dot is the product itself.
+py::list annoy_distances(const std::string& metric, const Floats& distances) {
+    switch (metric_of(metric)) {
+        case Metric::cosine:
+            return converted(span_of(distances), [](double distance) { return std::sqrt(2.0 * distance); });
+        case Metric::dot:
+            return converted(span_of(distances), [](double distance) { return 0.0 - distance; });
+        default:
+            return widened(span_of(distances));
+    }
+}
+
 // A sequence of numbers, as Annoy takes it, in Annoy's form: float32, or for hamming words whose bit e is
 // whether element e is above 0.5.
 std::vector<std::byte> vector_of(const Nodes& nodes, const py::object& vector) {
@@ -36,23 +99,8 @@ std::vector<std::byte> vector_of(const Nodes& nodes, const py::object& vector) {
     const py::object fast =
         py::reinterpret_steal<py::object>(PySequence_Fast(vector.ptr(), "a vector is a sequence"));
     if (!fast) throw py::error_already_set();
-    for (std::uint32_t i = 0; i < nodes.dim(); ++i) {
-        const double value = PyFloat_AsDouble(PySequence_Fast_GET_ITEM(fast.ptr(), i));
-        if (value == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        if (bits) {
-            if (value > 0.5) stored[i / 8] |= std::byte{1} << (i % 8);
-            continue;
-        }
-        float narrow = 0.0f;
-        kernels::with_canonical_floating_point([&] { narrow = static_cast<float>(value); });
-        if (!std::isfinite(narrow)) {
-            throw py::value_error("element " + std::to_string(i) + " of the vector is " +
-                                  (std::isnan(value)   ? "NaN"
-                                   : std::isinf(value) ? "infinite"
-                                                       : "too large for float32"));
-        }
-        std::memcpy(&stored[i * sizeof narrow], &narrow, sizeof narrow);
-    }
+    // Also what turns elements into C's numbers is under the guard: numpy's scalars are widened there.
+    kernels::with_canonical_floating_point([&] { read_elements(nodes, fast, stored); });
     return stored;
 }
 
@@ -74,7 +122,8 @@ void add_item(Nodes& nodes, std::int64_t item, const py::object& vector) {
 
 py::object search(const Nodes& nodes, std::span<const std::byte> query, std::int64_t n, std::int64_t search_k,
                   bool include_distances) {
-    const auto wanted = static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0));
+    const auto wanted =
+        std::min(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0)), std::uint64_t{nodes.items()});
     const std::uint64_t effort = search_k < 0 ? wanted * nodes.trees() : static_cast<std::uint64_t>(search_k);
     annoy::Items items;
     std::vector<float> distances;
@@ -86,41 +135,39 @@ py::object search(const Nodes& nodes, std::span<const std::byte> query, std::int
     for (std::size_t i = 0; i < items.size(); ++i)
         PyList_SET_ITEM(found.ptr(), static_cast<py::ssize_t>(i), PyLong_FromLong(items[i]));
     if (!include_distances) return found;
-    py::list far(distances.size());
-    for (std::size_t i = 0; i < items.size(); ++i) {
-        PyList_SET_ITEM(far.ptr(), static_cast<py::ssize_t>(i),
-                        PyFloat_FromDouble(static_cast<double>(distances[i])));
-    }
-    return py::make_tuple(std::move(found), std::move(far));
+    return py::make_tuple(std::move(found), widened(distances));
 }
 
 py::object search_by_item(const Nodes& nodes, std::int64_t item, std::int64_t n, std::int64_t search_k,
                           bool include_distances) {
+    const Reading reading = nodes.reading();
     return search(nodes, nodes.vector_of(existing(nodes, item)), n, search_k, include_distances);
 }
 
 py::object search_by_vector(const Nodes& nodes, const py::object& vector, std::int64_t n,
                             std::int64_t search_k, bool include_distances) {
-    return search(nodes, vector_of(nodes, vector), n, search_k, include_distances);
+    const std::vector<std::byte> query = vector_of(nodes, vector);
+    const Reading reading = nodes.reading();
+    return search(nodes, query, n, search_k, include_distances);
 }
 
 py::list item_vector(const Nodes& nodes, std::int64_t item) {
+    const Reading reading = nodes.reading();
     const std::span<const std::byte> stored = nodes.vector_of(existing(nodes, item));
-    py::list vector;
-    for (std::uint32_t i = 0; i < nodes.dim(); ++i) {
-        if (nodes.metric() == Metric::hamming) {
-            vector.append((stored[i / 8] >> (i % 8) & std::byte{1}) != std::byte{0} ? 1.0 : 0.0);
-        } else {
-            float value;
-            std::memcpy(&value, &stored[i * sizeof value], sizeof value);
-            vector.append(static_cast<double>(value));
-        }
+    if (nodes.metric() != Metric::hamming) {
+        std::vector<float> values(nodes.dim());
+        std::memcpy(values.data(), stored.data(), stored.size());
+        return widened(values);
     }
-    return vector;
+    std::vector<double> bits(nodes.dim());
+    for (std::uint32_t i = 0; i < nodes.dim(); ++i)
+        bits[i] = (stored[i / 8] >> (i % 8) & std::byte{1}) != std::byte{0} ? 1.0 : 0.0;
+    return list_of(bits);
 }
 
 // The vector as a row for Constann: float32, or bits packed as numpy.packbits does.
 py::array stored_vector(const Nodes& nodes, std::int64_t item) {
+    const Reading reading = nodes.reading();
     const std::span<const std::byte> stored = nodes.vector_of(existing(nodes, item));
     if (nodes.metric() != Metric::hamming) {
         py::array_t<float> row(static_cast<py::ssize_t>(nodes.dim()));
@@ -138,11 +185,15 @@ py::array stored_vector(const Nodes& nodes, std::int64_t item) {
     return row;
 }
 
-double distance(const Nodes& nodes, std::int64_t a, std::int64_t b) {
+py::float_ distance(const Nodes& nodes, std::int64_t a, std::int64_t b) {
+    const Reading reading = nodes.reading();
     const std::uint32_t one = existing(nodes, a), other = existing(nodes, b);
-    float found = 0.0f;
-    kernels::with_canonical_floating_point([&] { found = nodes.distance(one, other); });
-    return static_cast<double>(nodes.metric() == Metric::dot ? 0.0f - found : found);
+    double found = 0.0;
+    kernels::with_canonical_floating_point([&] {
+        const float distance = nodes.distance(one, other);
+        found = static_cast<double>(nodes.metric() == Metric::dot ? 0.0f - distance : distance);
+    });
+    return py::float_(found);
 }
 
 void build(Nodes& nodes, std::int64_t trees, const py::object& threads, const py::object& seed) {
@@ -154,8 +205,16 @@ void build(Nodes& nodes, std::int64_t trees, const py::object& threads, const py
     without_gil([&] { nodes.build(count, thread_count, seed_value, watch); });
 }
 
+std::unique_ptr<Nodes> from_forest(const Forest& forest) {
+    const Watch watch = watch_for(py::none());
+    std::unique_ptr<Nodes> nodes;
+    without_gil([&] { nodes = Nodes::from_forest(forest, watch); });
+    return nodes;
+}
+
 struct NodeBytes {
     py::object nodes;
+    std::shared_ptr<const Reading> reading;
     std::span<const std::byte> bytes;
 };
 
@@ -166,6 +225,9 @@ void bind_annoy(py::module_& module) {
         return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.bytes.data()),
                                static_cast<py::ssize_t>(bytes.bytes.size()));
     });
+    module.def("annoy_distances", &annoy_distances, py::arg("metric"), py::arg("distances").noconvert());
+    module.def(
+        "annoy_vector", [](const Floats& row) { return widened(span_of(row)); }, py::arg("row").noconvert());
     py::class_<Nodes>(module, "AnnoyNodes")
         .def(py::init([](const std::string& metric, const py::object& dim) {
                  return std::make_unique<Nodes>(metric_of(metric), dim_of(dim));
@@ -176,11 +238,13 @@ void bind_annoy(py::module_& module) {
                  return std::make_unique<Nodes>(metric_of(metric), dim_of(dim), bytes->span(), bytes);
              }),
              py::arg("metric"), py::arg("dim"), py::arg("buffer"))
-        .def_static("from_forest", &Nodes::from_forest, py::arg("forest"))
+        .def_static("from_forest", &from_forest, py::arg("forest"))
         .def("stored_vector", &stored_vector, py::arg("item"))
         .def("bytes",
              [](const py::object& self) {
-                 return py::memoryview(py::cast(NodeBytes{self, self.cast<const Nodes&>().bytes()}));
+                 const Nodes& nodes = self.cast<const Nodes&>();
+                 auto reading = std::make_shared<const Reading>(nodes.reading());
+                 return py::memoryview(py::cast(NodeBytes{self, std::move(reading), nodes.bytes()}));
              })
         .def("add_item", &add_item, py::arg("item"), py::arg("vector"))
         .def("build", &build, py::arg("trees"), py::arg("threads"), py::arg("seed"))

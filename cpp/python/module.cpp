@@ -63,10 +63,18 @@ py::tuple search(const Index& index, const py::object& queries, const py::object
     return py::make_tuple(std::move(ids), std::move(distances));
 }
 
+// Held while something is read of an index, which may be one that another thread still fills.
+std::optional<Reading> reading_of(const Index& index) {
+    return index.built() ? std::nullopt : std::optional<Reading>(index.reading());
+}
+
 // The rows that have these ids; raises KeyError for an id that no row has.
 py::array_t<std::int64_t> rows_with(const Index& index, const py::object& ids) {
     const KeptIds wanted(ids, "ids");
     const GivenIds given = wanted.ids();
+    const auto reading = reading_of(index);
+    if (!index.built() && index.ids().kind() != file::IdKind::rows)
+        throw py::value_error("the index is not built: ids can be looked up after build()");
     std::vector<std::int64_t> rows;
     const auto look_up = [&](const auto& each, const py::object& name) {
         const auto row = index.ids().row_of(each, index.size());
@@ -83,6 +91,7 @@ py::array_t<std::int64_t> rows_with(const Index& index, const py::object& ids) {
 
 // The string ids of these rows, None for -1.
 py::list labels_of(const Index& index, const py::array_t<std::int64_t, py::array::c_style>& rows) {
+    const auto reading = reading_of(index);
     if (index.ids().kind() != file::IdKind::strings) throw py::value_error("this index has no string ids");
     py::list all;
     const std::int64_t* numbers = rows.data();
@@ -107,6 +116,7 @@ py::list labels_of(const Index& index, const py::array_t<std::int64_t, py::array
 
 // The id a search would return for every row.
 py::array_t<std::int64_t> all_ids(const Index& index) {
+    const auto reading = reading_of(index);
     py::array_t<std::int64_t> ids(static_cast<py::ssize_t>(index.size()));
     for (std::uint64_t row = 0; row < index.size(); ++row) {
         ids.mutable_data()[row] = index.ids().id_of(static_cast<std::uint32_t>(row));
@@ -116,6 +126,7 @@ py::array_t<std::int64_t> all_ids(const Index& index) {
 
 // The stored rows of these numbers, which exist: float32, or packed bits.
 py::array stored_rows(const Index& index, const py::array_t<std::int64_t, py::array::c_style>& rows) {
+    const auto reading = reading_of(index);
     const bool bits = index.metric() == Metric::hamming;
     const auto columns = static_cast<py::ssize_t>(columns_of(index.metric(), index.dim()));
     py::array out(bits ? py::dtype::of<std::uint8_t>() : py::dtype::of<float>(), {rows.size(), columns});
@@ -171,6 +182,14 @@ void place_rows(Index& index, const py::object& buffer, std::size_t offset) {
     const std::span<std::byte> all = bytes->writable();
     if (offset > all.size()) throw py::value_error("the rows begin past the end of the buffer");
     index.place_rows(all.subspan(offset), bytes);
+}
+
+// Makes a writable buffer, where the rows lie from `rows_at` on, the index's whole file; see
+// Index::become_file.
+void become_file(Index& index, const py::object& buffer, std::size_t rows_at, const py::bytes& head) {
+    const auto bytes = std::make_shared<Bytes>(buffer, PyBUF_WRITABLE);
+    const std::string_view begin = head;
+    index.become_file(bytes->writable(), rows_at, std::as_bytes(std::span(begin)), bytes);
 }
 
 void reopen(Index& index, const py::object& buffer) {
@@ -334,11 +353,18 @@ void bind_indexes(py::module_& module) {
         .def("_contents", &contents)
         .def("_encode_header", &encode_header, py::arg("digests"))
         .def("_place_rows", &place_rows, py::arg("buffer"), py::arg("offset"))
+        .def("_become_file", &become_file, py::arg("buffer"), py::arg("rows_at"), py::arg("head"))
         .def("_reopen", &reopen, py::arg("buffer"))
+        .def("_publish", &Index::publish)
         .def_property_readonly("_stride", &Index::stride)
         .def("_rows_with", &rows_with, py::arg("ids"))
         .def("_labels", &labels_of, py::arg("rows"))
         .def("_ids", &all_ids)
+        .def_property_readonly("_greatest_id",
+                               [](const Index& index) {
+                                   const auto reading = reading_of(index);
+                                   return index.size() == 0 ? -1 : index.ids().greatest(index.size());
+                               })
         .def("_stored_rows", &stored_rows, py::arg("rows"))
         .def_property_readonly("_id_kind",
                                [](const Index& index) { return static_cast<int>(index.ids().kind()); })
@@ -364,7 +390,14 @@ void bind_indexes(py::module_& module) {
              }),
              py::arg("dim"), py::arg("metric"), py::arg("trees"), py::arg("effort"), py::arg("code_bits"))
         .def(py::init(&open_kind<Forest>), py::arg("buffer"))
-        .def(py::init([](const annoy::Nodes& nodes) { return nodes.to_forest(); }), py::arg("nodes"))
+        .def(py::init([](const annoy::Nodes& nodes) {
+                 const Reading reading = nodes.reading();
+                 const Watch watch = watch_for(py::none());
+                 std::unique_ptr<Forest> forest;
+                 without_gil([&] { forest = nodes.to_forest(watch); });
+                 return forest;
+             }),
+             py::arg("nodes"))
         .def_property_readonly("trees", &Forest::trees, "Number of trees.")
         .def_property_readonly("effort", &Forest::effort, "Candidates a search gathers by default.")
         .def_property_readonly("code_bits", &Forest::code_bits,

@@ -12,10 +12,22 @@ if TYPE_CHECKING:
     from constann.errors import FileFormatError
     from constann.indexes import Exact, Forest, Graph, Index, build
     from constann.indexes import open_index as open
+    from constann.recorder import recording
 
     __version__: str
 
-__all__ = ["Exact", "FileFormatError", "Forest", "Graph", "Index", "__version__", "build", "kernels", "open"]
+__all__ = [
+    "Exact",
+    "FileFormatError",
+    "Forest",
+    "Graph",
+    "Index",
+    "__version__",
+    "build",
+    "kernels",
+    "open",
+    "recording",
+]
 
 # Where each name stands: its module, and what it is called there.
 _PLACES = {
@@ -26,6 +38,7 @@ _PLACES = {
     "Index": ("constann.indexes", "Index"),
     "build": ("constann.indexes", "build"),
     "open": ("constann.indexes", "open_index"),
+    "recording": ("constann.recorder", "recording"),
 }
 
 

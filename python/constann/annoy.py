@@ -5,7 +5,6 @@ Annoy 1.15 to 1.17 saved, and saves what Annoy opens. No number is computed here
 """
 
 import contextlib
-import math
 import mmap
 import os
 import sys
@@ -99,28 +98,38 @@ class AnnoyIndex:
             raise Exception("You can't build a loaded index")
         if self._built or self._building:
             raise Exception("You can't build a built index")
+        nodes, path = self._nodes, self._on_disk  # another thread may unload() meanwhile
         self._building = True
         try:
-            self._nodes.build(n_trees, None if n_jobs < 1 else n_jobs, self._seed)
+            nodes.build(n_trees, None if n_jobs < 1 else n_jobs, self._seed)
         finally:
             self._building = False
         if self._verbose:
-            print(f"built {self._nodes.trees} trees over {self._nodes.items} items", file=sys.stderr)
-        if self._on_disk is not None:
-            storage.write_atomically(self._on_disk, [self._nodes.bytes()])
+            print(f"built {nodes.trees} trees over {nodes.items} items", file=sys.stderr)
+        if path is not None:
+            storage.write_atomically(path, [nodes.bytes()])
         return True
 
     def unbuild(self) -> Literal[True]:
         """Drop the trees, so that items can be added again."""
         if self._loaded:
             raise Exception("You can't unbuild a loaded index")
+        if self._building:
+            raise Exception("You can't unbuild an index while it is built")
         self._nodes.unbuild()
         return True
 
     def on_disk_build(self, fn: str) -> Literal[True]:
-        """Let `build` write the index to this file, where `save` leaves it."""
-        with open(fn, "wb"):  # so that a wrong path is an error here and not after building
-            pass
+        """Let `build` put the index into this file, as `save` does: in one step, so that until then the old one stays.
+
+        It is built in memory, unlike in Annoy; for sets larger than that see `constann.Forest` and its `path`.
+
+        Raises
+        ------
+        OSError
+            Nothing can be written there.
+        """
+        storage.check_place(fn)
         self._on_disk = fn
         return True
 
@@ -243,8 +252,7 @@ class AnnoyIndex:
             raise IndexError(f"Item {i} was never added: it is a hole between others") from None
         if self._metric == "hamming":
             return [float(byte >> (7 - bit) & 1) for byte in stored.tolist() for bit in range(8)][: self._f]
-        vector: list[float] = stored.tolist()
-        return vector
+        return _core.annoy_vector(stored)
 
     def get_distance(self, i: int, j: int) -> float:
         """Return the distance between two items, in Annoy's terms."""
@@ -260,7 +268,7 @@ class AnnoyIndex:
 
     def get_n_items(self) -> int:
         """Return the largest item plus one."""
-        return self._nodes.items if self._forest is None else 1 + max(map(int, self._forest.ids))
+        return self._nodes.items if self._forest is None else max(1 + self._forest._greatest_id, 0)
 
     def get_n_trees(self) -> int:
         """Return the number of trees."""
@@ -295,17 +303,15 @@ class AnnoyIndex:
         query = _core.AnnoyNodes(_METRICS[self._metric], self._f)
         query.add_item(0, vector)  # the same checks, and the same conversion
         rows = query.stored_vector(0)
-        effort = search_k if search_k >= 0 else n * self._forest.trees
+        n = min(n, len(self._forest))
+        # More than each row from each tree is never offered.
+        most = self._forest.trees * len(self._forest)
+        effort = min(search_k if search_k >= 0 else n * self._forest.trees, most)
         ids, distances = self._forest.search(rows, max(n, 1), max(effort, 1), allowed=allowed)
         found = [item for item in ids[0].tolist() if item >= 0][: max(n, 0)]
         if not include_distances:
             return found
-        return found, [self._in_annoys_terms(distance) for distance in distances[0][: len(found)].tolist()]
-
-    def _in_annoys_terms(self, distance: float) -> float:
-        if self._metric == "angular":
-            return math.sqrt(2.0 * distance)
-        return 0.0 - distance if self._metric == "dot" else distance
+        return found, _core.annoy_distances(_METRICS[self._metric], distances[0][: len(found)])
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._built:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import constann
-from constann import _core, vector_files
+from constann import _core, recording_commands, storage, vector_files
 
 __all__ = ["main"]
 
@@ -172,7 +173,10 @@ def query(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Find the nearest rows of each of QUERIES: a line of query, id and distance for each, nearest first."""
+    """Find the nearest rows of each of QUERIES: a line of query, id and distance for each, nearest first.
+
+    What --out names is replaced in one step: a crash or a full disk leaves the old file whole.
+    """
     if out is not None and out.suffix not in (".npz", ".ivecs", ".tsv"):
         raise click.UsageError(f"--out takes .npz, .ivecs or .tsv, not {out.name}")
     opened = constann.open(index, memory=memory)
@@ -185,7 +189,9 @@ def query(
         _named(opened, _ids_of(exclude)),
     )
     if out is not None and out.suffix == ".npz":
-        np.savez(out, ids=ids, distances=distances)
+        whole = io.BytesIO()
+        np.savez(whole, ids=ids, distances=distances)
+        storage.write_atomically(out, [whole.getbuffer()])
     elif out is not None and out.suffix == ".ivecs":
         vector_files.write_ivecs(out, ids)
     else:
@@ -201,7 +207,7 @@ def query(
         if out is None:
             click.echo("".join(lines), nl=False)
         else:
-            out.write_text("".join(lines), encoding="utf-8")
+            storage.write_atomically(out, ["".join(lines).encode()])
     if as_json:
         _print_json({"out": str(out), "queries": len(ids), "k": k})
     return None
@@ -351,6 +357,10 @@ def bench(
 def doctor(arguments: tuple[str, ...]) -> None:
     """Examine this machine and this installation: CPU, numpy, the extension, kernels, known answers."""
     sys.exit(import_module("constann.doctor.report").main(list(arguments)))
+
+
+commands.add_command(recording_commands.record)
+commands.add_command(recording_commands.compare)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ The file has another name until it is whole. No number is computed here.
 import contextlib
 import mmap
 import os
-import secrets
 import weakref
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -33,12 +32,13 @@ class DiskBuilding:
     Raises
     ------
     OSError
-        It cannot be made there.
+        It cannot be made there, or a folder is there.
     """
 
     def __init__(self, path: storage.Path) -> None:
         self.path = os.path.abspath(os.fsdecode(path))
-        self.unfinished = f"{self.path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+        storage.check_place(self.path)
+        self.unfinished = storage.unfinished_name(self.path)
         self._file = open(self.unfinished, "x+b")  # noqa: SIM115 - it lives as long as this
         self._length = 0
         self._abandon = weakref.finalize(self, _abandon, self._file, self.unfinished, os.getpid())
@@ -73,30 +73,37 @@ class DiskBuilding:
             self._file.truncate(length)
 
     def finish(self, index: "Index") -> None:
-        """Write what was built beside the rows, give the file its name, and let the index use it."""
-        parts = storage.header_parts(index)
-        begin, rows = parts.offsets[0], len(index) * index._stride
+        """Write what was built beside the rows, give the file its name, and let the index use it.
+
+        Raises
+        ------
+        OSError
+            The disk is full, or nothing can be put at the path any more. The index answers nevertheless, from the
+            file that lost its name, and can be saved elsewhere.
+        """
+        try:
+            self._write(index)
+        except OSError as error:
+            reason = f"{error.strerror}: the index is built and can be searched, but is not there: save() it elsewhere"
+            raise OSError(error.errno, reason, self.path) from error
+        finally:
+            index._publish()
+            self._abandon()
+
+    def _write(self, index: "Index") -> None:
+        parts = storage.settled_parts(index)
         end = parts.offsets[-1] + len(index._contents()[-1][1])
         self._reserve(max(end, self._length))
-        with mmap.mmap(self._file.fileno(), 0) as whole:
-            # The index looks at its rows through a map of its own; here they move, so it is not searched meanwhile.
-            if begin != _ROWS_BEGIN:
-                whole.move(begin, _ROWS_BEGIN, rows)
-            head = parts.encoded + parts.digest
-            whole[: len(head)] = head
-            whole[len(head) : begin] = bytes(begin - len(head))
-            at = begin + rows
-            for (_, content), offset in zip(index._contents()[1:], parts.offsets[1:], strict=True):
-                whole[at:offset] = bytes(offset - at)
-                whole[offset : offset + len(content)] = content
-                at = offset + len(content)
-            whole.flush()
+        whole = mmap.mmap(self._file.fileno(), 0)
+        index._become_file(whole, _ROWS_BEGIN, parts.encoded + parts.digest)
+        whole.flush()
         self._file.truncate(end)
         os.fsync(self._file.fileno())
         os.replace(self.unfinished, self.path)
         self._abandon.detach()
         storage.sync_folder(os.path.dirname(self.path))
-        index._reopen(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
+        with contextlib.suppress(OSError):  # it answers as well through the map that it was written with
+            index._reopen(mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ))
         self._file.close()
 
 

@@ -79,11 +79,13 @@ class Index(_core.Index):
         ------
         ValueError
             No rows were added, two have the same id, or the index is built already.
+        OSError
+            For an index with a `path`: it is built and can be searched, but its file cannot be put there.
         """
-        self._build(threads, seed, _print_progress if progress is True else progress or None)
+        self._build(threads, seed, _progress_printer() if progress is True else progress or None)
         if self._disk is not None:
-            self._disk.finish(self)
-            self._disk = None
+            disk, self._disk = self._disk, None
+            disk.finish(self)
 
     def save(self, path: storage.Path | BinaryIO) -> None:
         """Write the index to a file, atomically: a crash leaves the old file whole, or none.
@@ -171,7 +173,7 @@ class Index(_core.Index):
         KeyError
             No row has one of the ids, which is named.
         ValueError
-            They are strings, and the index has none.
+            They are strings, and the index has none; or it has ids and is not built, which puts them in order.
         """
         return self._rows_with(ids)
 
@@ -377,6 +379,13 @@ def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts)
     return index
 
 
-def _print_progress(done: int, total: int) -> None:
-    end = "\n" if done == total else ""
-    print(f"\rbuilding: {done} of {total}", end=end, file=sys.stderr, flush=True)
+def _progress_printer() -> Callable[[int, int], None]:
+    ended = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal ended
+        if not ended:
+            ended = done == total
+            print(f"\rbuilding: {done} of {total}", end="\n" if ended else "", file=sys.stderr, flush=True)
+
+    return tell

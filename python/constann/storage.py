@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import hashlib
 import mmap
 import os
@@ -24,11 +25,14 @@ __all__ = [
     "HeaderParts",
     "Path",
     "Source",
+    "check_place",
     "header_parts",
     "read",
     "save",
+    "settled_parts",
     "sync_folder",
     "to_bytes",
+    "unfinished_name",
     "write_atomically",
 ]
 
@@ -54,6 +58,13 @@ class HeaderParts(NamedTuple):
 
 def header_parts(index: "Index") -> HeaderParts:
     """Return the header of a built index, computing the digests of its sections the first time."""
+    if not index.built:
+        raise ValueError("the index is not built: call build() first")
+    return settled_parts(index)
+
+
+def settled_parts(index: "Index") -> HeaderParts:
+    """Return the header of an index that is built, also where it cannot be used yet because its file is being made."""
     if index._parts is None:
         digests = [hashlib.sha256(content).digest() for _, content in index._contents()]
         offsets, encoded = index._encode_header(digests)
@@ -88,7 +99,7 @@ def _write_all(out: BinaryIO, contents: Iterable["ReadableBuffer"]) -> None:
 def write_atomically(path: Path, contents: Iterable["ReadableBuffer"]) -> None:
     """Write the contents one after another beside `path` and put them there in one step, or leave all as it was."""
     path = os.fsdecode(path)
-    unfinished = f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+    unfinished = unfinished_name(path)
     try:
         # Exclusive, and with the permissions any new file of this user gets.
         with open(unfinished, "xb") as out:
@@ -111,6 +122,26 @@ def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
         yield bytes(offset - end)
         yield content
         end = offset + len(content)
+
+
+def check_place(path: Path) -> None:
+    """Find out now, not after hours of building, that no file can be put at `path`; what is there stays.
+
+    Raises
+    ------
+    OSError
+        It is a folder, or nothing can be written beside it.
+    """
+    path = os.fsdecode(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "a folder is there, an index is a file", path)
+    with open(unfinished := unfinished_name(path), "xb"):
+        os.unlink(unfinished)
+
+
+def unfinished_name(path: str) -> str:
+    """Return a new name beside `path` for what will be put there."""
+    return f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
 
 
 def sync_folder(folder: str) -> None:

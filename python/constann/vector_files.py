@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from constann import storage
+
 __all__ = ["VectorFileError", "read", "read_ids", "write_ivecs"]
 
 Array = npt.NDArray[Any]
@@ -106,7 +108,7 @@ def _floats(records: Array) -> Array:
 
 
 def write_ivecs(path: str | os.PathLike[str], rows: npt.NDArray[np.int64]) -> None:
-    """Write ids as 32-bit records.
+    """Write ids as 32-bit records, in one step.
 
     Raises
     ------
@@ -117,7 +119,7 @@ def write_ivecs(path: str | os.PathLike[str], rows: npt.NDArray[np.int64]) -> No
         raise VectorFileError("an id does not fit into the 32 bits of .ivecs: use .npz or .tsv")
     records = np.empty((len(rows), rows.shape[1] + 1), "<i4")
     records[:, 0], records[:, 1:] = rows.shape[1], rows
-    records.tofile(path)
+    storage.write_atomically(path, [records.tobytes()])
 
 
 def read_ids(path: str | os.PathLike[str]) -> Array | list[str]:

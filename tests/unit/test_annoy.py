@@ -1,7 +1,17 @@
 """The drop-in has Annoy's surface, its answers do not depend on threads, and Annoy's traps are errors or work."""
 
+import contextlib
+import ctypes
+import inspect
+import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -215,6 +225,253 @@ def test_building_on_disk_leaves_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "disk.ann").read_bytes() == (tmp_path / "memory.ann").read_bytes()
     with pytest.raises(OSError, match="No such file"):
         index.on_disk_build("/nowhere/a.ann")
+    with pytest.raises(IsADirectoryError, match="a folder is there"):
+        index.on_disk_build(str(tmp_path))
+
+
+def test_building_on_disk_leaves_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "a.ann").write_bytes(b"old")
+    index = filled()
+    index.on_disk_build(str(tmp_path / "a.ann"))
+    assert (tmp_path / "a.ann").read_bytes() == b"old" and os.listdir(tmp_path) == ["a.ann"]
+    index.build(5)
+    assert (tmp_path / "a.ann").read_bytes() == bytes(index._nodes.bytes()) and os.listdir(tmp_path) == ["a.ann"]
+
+
+KILLED = """
+import sys, numpy as np
+from constann.annoy import AnnoyIndex
+rows = np.random.default_rng(0).standard_normal((3000, 20)).astype("f4").tolist()
+print("ready", flush=True)
+while True:
+    index = AnnoyIndex(20, "euclidean")
+    index.on_disk_build(sys.argv[1])
+    for item, row in enumerate(rows):
+        index.add_item(item, row)
+    index.build(4)
+"""
+
+
+@pytest.mark.slow
+def test_killed_while_building_on_disk_it_leaves_the_old_file_or_the_whole_new_one(tmp_path: Path) -> None:
+    """At 50 moments."""
+    path = tmp_path / "a.ann"
+    expected = AnnoyIndex(20, "euclidean")
+    for item, row in enumerate(np.random.default_rng(0).standard_normal((3000, 20)).astype("f4").tolist()):
+        expected.add_item(item, row)
+    expected.build(4)
+    allowed, seen = {b"old", bytes(expected._nodes.bytes())}, set()
+    for moment in np.random.default_rng(8).uniform(0, 0.3, 50):
+        path.write_bytes(b"old")
+        child = subprocess.Popen([sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        threading.Event().wait(moment)
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        seen.add(path.read_bytes())
+        assert seen <= allowed
+    assert seen == allowed
+
+
+def test_other_threads_may_call_anything_while_it_is_built() -> None:
+    """They are refused or answered; nothing crashes."""
+    index = filled("euclidean", 12, 3000)
+    calls: list[Callable[[], object]] = [
+        lambda: index.get_item_vector(5),
+        lambda: index.get_distance(5, 6),
+        lambda: index.get_nns_by_item(5, 3),
+        lambda: index.get_nns_by_vector([1.0] * 12, 3),
+        lambda: index.add_item(0, [1.0] * 12),
+        lambda: index.build(2),
+        index.get_n_items,
+        index.get_n_trees,
+        index.unbuild,
+    ]
+    refused: list[str] = []
+    done = threading.Event()
+
+    def call_all() -> None:
+        while not index._building and not done.is_set():
+            threading.Event().wait(1e-4)
+        while not done.is_set():
+            for call in calls:
+                try:
+                    call()
+                except Exception as error:
+                    refused.append(str(error))
+
+    for _ in range(5):
+        done.clear()
+        thread = threading.Thread(target=call_all)
+        thread.start()
+        index.build(100, n_jobs=1)
+        done.set()
+        thread.join()
+        with contextlib.suppress(Exception):  # the other thread may have been first
+            index.unbuild()
+    assert any("being changed by another call" in text for text in refused)
+    assert any("can't unbuild an index while it is built" in text for text in refused)
+
+
+def test_bytes_that_are_being_written_are_not_changed_meanwhile() -> None:
+    index = built()
+    content = index._nodes.bytes()
+    before = bytes(content)
+    with pytest.raises(ValueError, match="being read by another call"):
+        index.unbuild()
+    assert bytes(content) == before
+    del content
+    index.unbuild()
+
+
+@pytest.mark.parametrize("suffix", ["ann", "constann"])
+@pytest.mark.parametrize("n", [2**31 - 1, 2**62])
+def test_more_neighbours_than_items_cost_no_memory(suffix: str, n: int, tmp_path: Path) -> None:
+    index = built()
+    index.save(str(tmp_path / f"a.{suffix}"))
+    assert sorted(index.get_nns_by_item(0, n)) == list(range(300))
+    assert sorted(index.get_nns_by_vector([1.0] * 12, n)) == list(range(300))
+    assert index.get_nns_by_item(0, 0) == [] == index.get_nns_by_item(0, -5)
+
+
+@pytest.mark.parametrize("ids", [None, [7, 900, 3], [5, 6, 12]])
+def test_the_number_of_items_of_a_constann_file_is_its_greatest_id_plus_one(
+    ids: list[int] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without looking at all ids, for each query."""
+    constann.build(np.eye(3), kind="forest", ids=ids).save(tmp_path / "a.constann")
+    index = AnnoyIndex(3, "angular")
+    index.load(str(tmp_path / "a.constann"))
+    monkeypatch.setattr(constann.Forest, "ids", property(lambda self: pytest.fail("all ids were listed")))
+    assert index.get_n_items() == (3 if ids is None else max(ids) + 1)
+    assert index.get_nns_by_item(ids[0] if ids else 0, 1) == [ids[0] if ids else 0]
+
+
+HARD_NUMBERS = {"denormal": 1e-41, "near the least": 3e-20, "inexact": 0.1}
+
+
+@pytest.mark.parametrize("which", ["flushing", "rounding_up", "unmasked"])
+@pytest.mark.parametrize("suffix", ["ann", "constann"])
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("scale", HARD_NUMBERS.values(), ids=HARD_NUMBERS)
+def test_the_process_cannot_change_the_drop_ins_arithmetic(
+    metric: str, suffix: str, which: str, scale: float, mode: ctypes.CDLL, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(1).standard_normal((60, 7)) * scale
+    single = rows.astype(np.float32)
+
+    def answers() -> list[object]:
+        index = AnnoyIndex(7, metric)
+        for item, row in enumerate(rows):
+            index.add_item(item, single[item] if item % 2 else row)  # numpy's scalars too
+        index.build(3)
+        everything: list[object] = [bytes(index._nodes.bytes())]
+        index.save(str(tmp_path / f"a.{suffix}"))
+        everything += [[x.hex() for x in index.get_item_vector(item)] for item in range(60)]
+        everything += [index.get_distance(1, item).hex() for item in range(60)]
+        for ids, far in (
+            index.get_nns_by_item(1, 60, include_distances=True),
+            index.get_nns_by_vector(list(single[2]), 60, include_distances=True),
+        ):
+            everything += [ids, [x.hex() for x in far]]
+        index.save(str(tmp_path / "again.ann"))
+        return [*everything, (tmp_path / "again.ann").read_bytes()]
+
+    expected = answers()
+    before = mode.get_mode()
+    mode.set_mode(getattr(mode, which)())
+    try:
+        found = answers()
+    finally:
+        mode.set_mode(before)
+    assert found == expected
+
+
+class StopError(Exception):
+    pass
+
+
+@contextlib.contextmanager
+def stopped_after(seconds: float) -> Iterator[None]:
+    """What Ctrl-C does, so long after the beginning."""
+
+    def stop(*_: object) -> None:
+        raise StopError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("way", ["to a forest", "from a forest"])
+def test_turning_an_index_into_another_kind_can_be_interrupted_and_lets_threads_run(way: str) -> None:
+    index = AnnoyIndex(4, "euclidean")
+    for item, row in enumerate(np.random.default_rng(0).standard_normal((20_000, 4)).tolist()):
+        index.add_item(item, row)
+    index.build(20)
+    forest = index._as_forest()
+    turn = index._as_forest if way == "to a forest" else lambda: constann.annoy.write_bytes(forest)
+    begin = time.perf_counter()
+    whole = bytes(index._as_forest().to_bytes()) if way == "to a forest" else bytes(constann.annoy.write_bytes(forest))
+    took = time.perf_counter() - begin
+    ticks, turned = [0], threading.Event()
+
+    def tick() -> None:
+        while not turned.wait(took / 1000):
+            ticks[0] += 1
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    turn()
+    turned.set()
+    thread.join()
+    assert ticks[0] >= 5
+    with pytest.raises(StopError), stopped_after(took / 20):
+        turn()
+    again = bytes(turn().to_bytes()) if way == "to a forest" else bytes(constann.annoy.write_bytes(forest))
+    assert again == whole
+
+
+SURFACE = {
+    "__init__": "(self, f, metric=None)",
+    "add_item": "(self, i, vector)",
+    "build": "(self, n_trees, n_jobs=-1)",
+    "get_distance": "(self, i, j)",
+    "get_item_vector": "(self, i)",
+    "get_n_items": "(self)",
+    "get_n_trees": "(self)",
+    "get_nns_by_item": "(self, i, n, search_k=-1, include_distances=False)",
+    "get_nns_by_vector": "(self, vector, n, search_k=-1, include_distances=False)",
+    "load": "(self, fn, prefault=False)",
+    "on_disk_build": "(self, fn)",
+    "save": "(self, fn, prefault=False)",
+    "set_seed": "(self, s)",
+    "unbuild": "(self)",
+    "unload": "(self)",
+    "verbose": "(self, v)",
+}
+
+
+def bare(signature: inspect.Signature) -> str:
+    """Names and defaults, without types."""
+    kept = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
+    return str(inspect.Signature(kept))
+
+
+def test_the_surface_is_annoys_whole() -> None:
+    """Every name, in the order of its arguments, their keyword names and defaults; nothing else is public."""
+    public = {name for name in vars(AnnoyIndex) if not name.startswith("_")}
+    assert public == {*SURFACE, "f"} - {"__init__"}
+    for name, signature in SURFACE.items():
+        assert bare(inspect.signature(getattr(AnnoyIndex, name))) == signature, name
+    assert built().f == 12
+    for name in SURFACE.keys() - {"__init__"}:
+        assert getattr(AnnoyIndex, name).__doc__ is not None, name
 
 
 def test_saving_over_a_loaded_file_leaves_the_loaded_one_whole(tmp_path: Path) -> None:

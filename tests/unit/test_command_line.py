@@ -1,10 +1,14 @@
 """The commands do what their help says, in scripts too: exit statuses, JSON, pipes, Ctrl-C."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +50,51 @@ def test_build_and_query_are_the_library(folder: Path, capsys: pytest.CaptureFix
         np.testing.assert_array_equal(kept["ids"], index.search(ROWS[:5])[0])
     assert np.fromfile("a.ivecs", "<i4").reshape(5, 11)[:, 1:].tolist() == index.search(ROWS[:5])[0].tolist()
     assert (folder / "a.tsv").read_text().splitlines()[0].startswith("0\t0\t0.0")
+
+
+@pytest.mark.parametrize("out", ["a.npz", "a.ivecs", "a.tsv"])
+def test_what_a_query_writes_replaces_the_old_file_whole_or_not_at_all(
+    out: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("build", "rows.npy", "index", "--kind", "exact", "-q") == 0
+    (folder / out).write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    before = sorted(os.listdir(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        assert run("query", "index", "queries.npy", "--out", out) == 3
+    assert (folder / out).read_bytes() == b"old" and sorted(os.listdir(folder)) == before
+    assert run("query", "index", "queries.npy", "--out", out) == 0
+    assert (folder / out).read_bytes() != b"old"
+
+
+def stderr_on_a_terminal(command: list[str]) -> str:
+    """What the command wrote to standard error, which is a terminal."""
+    ours, its = pty.openpty()
+    termios.tcsetwinsize(its, (24, 80))
+    environment = {**os.environ, "TERM": "xterm"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its, env=environment) as process:
+        os.close(its)
+        seen = b""
+        with contextlib.suppress(OSError):  # how Linux says that a terminal has ended
+            while part := os.read(ours, 1 << 16):
+                seen += part
+        os.close(ours)
+        assert process.wait() == 0
+    return seen.decode()
+
+
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_pipe(folder: Path) -> None:
+    command = [sys.executable, "-m", "constann", "build", "rows.npy", "a.constann"]
+    shown = stderr_on_a_terminal(command)
+    assert "building" in shown and "\u2501" in shown and "\x1b[" in shown and "100%" in shown
+    piped = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "\x1b" not in piped and "\u2501" not in piped
+    assert re.search(r"^building: \d+ of 32$", piped, re.MULTILINE)
+    assert "building" not in stderr_on_a_terminal([*command, "--quiet"])
 
 
 def test_ids_and_filters_come_from_files(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,6 +76,47 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         constann.Forest(3, "cosine", path=tmp_path / "nowhere" / "index")
 
 
+def test_a_folder_at_the_path_is_an_error_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="a folder is there"):
+        constann.Forest(3, "cosine", path=tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_index_whose_file_cannot_be_put_there_answers_right_and_can_be_saved(case: str, tmp_path: Path) -> None:
+    kind, metric, rows, ids = CASES[case]
+    expected = constann.build(rows, metric, kind=kind, ids=ids)  # type: ignore[arg-type]
+    dim = rows.shape[1] * 8 if metric == "hamming" else rows.shape[1]
+    index = (constann.Exact if kind == "exact" else constann.Forest)(dim, metric, path=tmp_path / "index")  # type: ignore[arg-type]
+    index.add(rows, ids)
+    (tmp_path / "index").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"save\(\) it elsewhere"):
+        index.build()
+    assert os.listdir(tmp_path) == ["index"] and index.built
+    for found, true in zip(index.search(rows[:20]), expected.search(rows[:20]), strict=True):
+        np.testing.assert_array_equal(found, true)
+    index.save(tmp_path / "elsewhere")
+    assert constann.open(tmp_path / "elsewhere", verify=True).fingerprint == expected.fingerprint
+
+
+def test_nobody_sees_the_index_while_its_file_is_settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rows move then."""
+    index = constann.Forest(20, "cosine", path=tmp_path / "index")
+    index.add(ROWS)
+    refused = []
+
+    def look(_: int) -> None:
+        for use in (lambda: index.search(ROWS[:1]), index.to_bytes, lambda: index.add(ROWS), index.build):
+            with pytest.raises(ValueError, match=r"is not built|being changed") as error:
+                use()
+            refused.append(str(error.value))
+
+    monkeypatch.setattr(os, "fsync", look)
+    index.build()
+    assert len(refused) >= 4
+    np.testing.assert_array_equal(index.search(ROWS[:20])[0], constann.build(ROWS, kind="forest").search(ROWS[:20])[0])
+
+
 FULL = """
 import resource, signal, sys, numpy as np, constann
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

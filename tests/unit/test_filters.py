@@ -39,6 +39,39 @@ def test_recall_is_kept_when_few_rows_are_allowed(share: float) -> None:
     assert recall(found, true) >= recall(FOREST.search(QUERIES, 10)[0], EXACT.search(QUERIES, 10)[0]) - 0.02
 
 
+@pytest.mark.parametrize(
+    ("metric", "code_bits"), [("euclidean", 0), ("euclidean", 7), ("cosine", 7), ("hamming", None)]
+)
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_a_walk_that_leaves_rows_out_finds_as_much_among_the_others(
+    metric: str, code_bits: int | None, share: float
+) -> None:
+    """So little effort that the trees are walked: with more than the allowed rows, all of these would be scored."""
+    count, effort = 20_000, 1_000
+    generator = np.random.default_rng(5)
+    centres = generator.standard_normal((200, 16))
+    points = (centres[generator.integers(0, 200, count + 50)] + generator.standard_normal((count + 50, 16))).astype(
+        np.float32
+    )
+    if metric == "hamming":
+        points = np.packbits(points @ generator.standard_normal((16, 128)).astype(np.float32) > 0, axis=1)
+    rows, queries = points[:count], points[count:]
+    dim = 128 if metric == "hamming" else 16
+    forest = constann.Forest(dim, metric, trees=20, code_bits=code_bits)  # type: ignore[arg-type]
+    forest.add(rows)
+    forest.build(seed=1)
+    exact = constann.build(rows, metric, kind="exact")  # type: ignore[arg-type]
+    mask = generator.random(count) < share
+    assert mask.sum() > 2 * effort
+    whole = recall(forest.search(queries, 10, effort)[0], exact.search(queries, 10)[0])
+    found, distances = forest.search(queries, 10, effort, allowed=mask)
+    assert (found >= 0).all() and mask[found].all()
+    assert 0.5 < whole < 0.999, "neither hopeless nor a scan"
+    assert recall(found, exact.search(queries, 10, allowed=mask)[0]) >= whole - 0.02
+    without, far = forest.search(queries, 10, effort, exclude=np.flatnonzero(~mask))
+    assert (without == found).all() and (far == distances).all()
+
+
 def test_masks_and_ids_say_the_same() -> None:
     mask = np.random.default_rng(2).random(3000) < 0.3
     for index in (EXACT, FOREST):

@@ -155,3 +155,21 @@ def test_code_bits_are_0_or_7_and_not_for_hamming() -> None:
         constann.Forest(3, "cosine", code_bits=8)
     with pytest.raises(ValueError, match="hamming compares bits already"):
         constann.Forest(64, "hamming", code_bits=7)
+
+
+def test_writing_down_codes_heeds_a_stop() -> None:
+    """After the last tree."""
+    index = constann.Forest(16, "euclidean", trees=2)
+    index.add(np.random.default_rng(0).standard_normal((3000, 16)))
+    told: list[int] = []
+
+    def stop(done: int, total: int) -> None:
+        told.append(done)
+        if told.count(total) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.build(progress=stop)
+    assert not index.built and told[-2:] == [2, 2]
+    index.build()
+    assert index.code_bits == 7

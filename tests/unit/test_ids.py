@@ -45,6 +45,17 @@ def test_a_search_returns_rows_that_labels_turns_into_strings(kind: str, tmp_pat
         assert each.labels(5) == labels[5]
 
 
+@pytest.mark.parametrize("ids", [[5, 3, 4], ["b", "c", "a"]])
+def test_ids_are_looked_up_after_building(ids: list[int] | list[str]) -> None:
+    index = constann.Exact(4, "cosine")
+    index.add(ROWS[:3], ids)
+    for look_up in (index.rows_of, index.vectors):
+        with pytest.raises(ValueError, match=r"not built: ids can be looked up after build\(\)"):
+            look_up(ids)
+    index.build()
+    assert index.rows_of(ids).tolist() == [0, 1, 2]
+
+
 @settings(deadline=None, max_examples=50)
 @given(st.lists(int64s, min_size=1, max_size=60, unique=True))
 def test_any_int64s_are_found_again(numbers: list[int]) -> None:

@@ -111,6 +111,19 @@ def test_every_set_compares_codes_exactly(kernels: str, function: str) -> None:
                 np.testing.assert_array_equal(got, code_answers(function, query, rows[:count]), f"{length} codes")
 
 
+@pytest.mark.parametrize("function", ["inner_product", "squared_euclidean", "manhattan"])
+@pytest.mark.parametrize("kernels", SETS)
+def test_every_set_makes_the_same_of_a_foreign_files_codes(kernels: str, function: str) -> None:
+    """A byte above 127 is no code: each set takes seven bits of it."""
+    generator = np.random.default_rng(4)
+    for length in CODE_LENGTHS:
+        rows = generator.integers(0, 256, (11, length), np.uint8)
+        rows[1], rows[2] = 255, 128
+        for query in (generator.integers(0, 128, length, np.uint8), np.full(length, 127, np.uint8)):
+            got = _core.code_answers(kernels, function, query, rows)
+            np.testing.assert_array_equal(got, code_answers(function, query, rows & 127), f"{length} codes")
+
+
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],

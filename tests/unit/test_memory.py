@@ -41,6 +41,30 @@ print(before, peak, sum(len(content) for _, content in index._contents()))
 """
 
 
+MANY_THREADS = """
+import constann
+count, threads, trees = map(int, sys.argv[1:])
+index = constann.Forest(4, "euclidean", trees=trees, code_bits=0)
+generator = np.random.default_rng(0)
+before = memory("VmRSS")
+for _ in range(0, count, 10_000):
+    index.add(generator.standard_normal((10_000, 4), np.float32))
+index.build(threads=threads)
+print(before, memory("VmHWM"), sum(len(content) for _, content in index._contents()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_each_thread_that_builds_takes_what_the_guide_says() -> None:
+    """16 threads over 500,000 rows: 8 bytes a row for each, and the trees that wait to be put with the others."""
+    rows, threads, trees = 500_000, 16, 40
+    before, peak, contents = measured(MANY_THREADS, rows, threads, trees)
+    tree = (contents - rows * 64) / trees
+    assert peak - before <= contents + threads * (8 * rows + 2 * tree) + 64 * MIB
+    assert peak - before > contents, "it was measured"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
 def test_building_takes_one_copy_of_the_rows_and_the_trees(tmp_path: Path) -> None:
     """Rows come in twenty-four blocks; padded rows, trees and codes are what the file holds."""
@@ -67,6 +91,28 @@ for query in queries:
     index.search(query, 10, threads=1)
 print(before, memory("Private_Dirty", "/proc/self/smaps_rollup"))
 """
+
+
+FOREST = """
+import constann
+index = constann.Forest(96, "euclidean", path=sys.argv[2], trees=2)
+for block in blocks(int(sys.argv[1])):
+    index.add(block)
+index.build()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_searching_a_forest_of_a_million_rows_shares_its_pages(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    measured(FOREST, 1_000_000, path)
+    assert path.stat().st_size > 1_000_000 * DIM * 4
+    before, after = measured(SEARCH, path)
+    assert after - before <= 64 * MIB
+    before, after = measured(SEARCH.replace("sys.argv[1])", 'sys.argv[1], memory="copy")'), path)
+    assert after - before > 256 * MIB, "control: a copy in the process's own memory is seen"
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")

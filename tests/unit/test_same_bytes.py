@@ -109,18 +109,6 @@ def test_every_float16_is_read_exactly() -> None:
     np.testing.assert_array_equal(stored.view(np.uint32), finite[:, 0].astype(np.float32).view(np.uint32))
 
 
-@pytest.fixture(scope="session")
-def mode(compiler: str, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    library = tmp_path_factory.mktemp("mode") / "mode.so"
-    source = Path(__file__).with_name("floating_point_mode.c")
-    subprocess.run([compiler, "-x", "c", "-O1", "-fPIC", "-shared", source, "-o", library], check=True)
-    loaded = ctypes.CDLL(str(library))
-    for name in ("get_mode", "flushing", "rounding_up", "unmasked"):
-        getattr(loaded, name).restype = ctypes.c_uint64
-    loaded.set_mode.argtypes = [ctypes.c_uint64]
-    return loaded
-
-
 def hard_rows(scale: float) -> np.ndarray:
     """Rows in float64, so that reading them is under the guard as well."""
     return (np.random.default_rng(3).standard_normal((900, 20)) * scale).astype(np.float32).astype(np.float64)

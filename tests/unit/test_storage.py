@@ -1,18 +1,22 @@
 """Where an index comes from and goes to: memory modes, bytes, open files, pickles, and every damaged byte found."""
 
 import copy
+import errno
 import io
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import constann
+from constann.indexes import Metric
 
 GENERATOR = np.random.default_rng(4)
 ROWS = GENERATOR.standard_normal((40, 7)).astype(np.float32)
@@ -23,12 +27,14 @@ SMALL = {
     "hamming": lambda: forest(np.packbits(ROWS[:9] > 0, axis=1), "hamming"),
     "int64 ids": lambda: constann.build(ROWS[:5, :3], "dot", kind="exact", ids=[5, 1, 9, -4, 2]),
     "string ids": lambda: constann.build(ROWS[:5, :3], "manhattan", kind="exact", ids=["b", "a", "", "ä", "c"]),
+    "forest, string ids": lambda: forest(ROWS[:9, :2], "dot", ids=list("ihgfedcba")),
 }
+METRICS: tuple[Metric, ...] = ("cosine", "euclidean", "manhattan", "dot", "hamming")
 
 
-def forest(rows: np.ndarray, metric: str) -> constann.Forest:
-    index = constann.Forest(8 if metric == "hamming" else rows.shape[1], metric, trees=2)
-    index.add(rows)
+def forest(rows: np.ndarray, metric: str, *, ids: list[str] | None = None, **options: int) -> constann.Forest:
+    index = constann.Forest(8 if metric == "hamming" else rows.shape[1], metric, trees=2, **options)  # type: ignore[arg-type]
+    index.add(rows, ids)
     index.build()
     return index
 
@@ -133,10 +139,40 @@ def test_a_damaged_pickle_is_an_error() -> None:
         pickle.loads(content)
 
 
-@pytest.mark.parametrize("kind", SMALL)
+def every_kind() -> dict[str, bytes]:
+    """A small file of each kind and metric, of each kind of ids, and with codes of rows and planes."""
+    files = {name: make().to_bytes() for name, make in SMALL.items()}
+    for metric in METRICS:
+        rows = np.packbits(ROWS[:9] > 0, axis=1) if metric == "hamming" else ROWS[:9, :2]
+        files[f"forest-{metric}"] = forest(rows, metric).to_bytes()
+        dim = 8 if metric == "hamming" else 2
+        exact = constann.Exact(dim, metric)
+        exact.add(rows)
+        exact.build()
+        files[f"exact-{metric}"] = exact.to_bytes()
+        if metric != "hamming":
+            coded = forest(ROWS[:12, :3], metric, code_bits=7)
+            assert coded.code_bits == 7
+            files[f"codes-{metric}"] = coded.to_bytes()
+    return files
+
+
+EVERY_KIND = every_kind()
+ROW_CODES, PLANE_CODES = 23, 24  # as docs/format.md numbers sections
+
+
+def test_every_section_is_in_one_of_the_small_files() -> None:
+    found = set()
+    for content in EVERY_KIND.values():
+        parameters, sections = struct.unpack_from("<2I", content, 72)
+        found |= {struct.unpack_from("<I", content, 80 + 16 * parameters + 56 * i)[0] for i in range(sections)}
+    assert found == {1, 2, 3, 4, 5, *range(16, 23), ROW_CODES, PLANE_CODES}
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
 def test_every_flipped_byte_and_every_cut_is_found(kind: str) -> None:
-    content = SMALL[kind]().to_bytes()
-    assert len(content) < 3000
+    content = EVERY_KIND[kind]
+    assert len(content) < 5000
     for place in range(len(content)):
         damaged = bytearray(content)
         damaged[place] ^= 1 << place % 8
@@ -182,6 +218,45 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     run = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(large), capture_output=True, check=False)
     assert b"File too large" in run.stderr
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["index"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small tmpfs is mounted by root on Linux: run the tests as root, in a container for example")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "constann-test", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no tmpfs can be mounted here ({mounted.stderr.strip()}): start the container with SYS_ADMIN")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_is_full_leaves_the_old_file_whole(small_disk: Path) -> None:
+    path = small_disk / "index"
+    INDEX.save(path)
+    before = path.read_bytes()
+    large = constann.build(np.tile(ROWS, (1000, 1)), kind="exact")
+    assert len(large.to_bytes()) > 2**20
+    with pytest.raises(OSError) as caught:
+        large.save(path)
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == before and os.listdir(small_disk) == ["index"]
+    assert answers(constann.open(path, verify=True)) == answers(INDEX)
+    INDEX.save(path)  # and there is room again
+    unfinished = constann.Forest(7, "cosine", path=path)
+    with pytest.raises(OSError) as caught:
+        unfinished.add(np.tile(ROWS, (1000, 1)))
+        unfinished.build()
+    assert caught.value.errno == errno.ENOSPC
+    del unfinished
+    assert path.read_bytes() == before
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from ci.workflows import Line
 ROOT = WORKFLOWS.parents[1]
 PATHS = sorted(WORKFLOWS.glob("*.yml"))
 # Commands that are written at the same time as the workflows: each goes from here as soon as there is one.
-COMING = {"cibuildwheel", "sdist", "reproduce"}
+COMING = {"cibuildwheel"}
 PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$|^docker://[\w./-]+:[\w.]+@sha256:[0-9a-f]{64}$|^\./\.github/")
 OUR_SCRIPTS = ("./ci/test", "./ci/gate", "./ci/run")
 

@@ -1,0 +1,357 @@
+"""Builds the wheels and the sdist twice and compares them byte by byte, or one wheel with a container's own.
+
+It says in which member, and in which section of machine code, two files differ. Mends and publishes nothing.
+"""
+
+import argparse
+import difflib
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import lief
+from rich.console import Console
+from rich.table import Table
+
+from ci import cache as kept
+from ci import elsewhere, wheels
+from ci.audit.binaries import is_binary
+from ci.platforms import Target, load, load_images, load_targets
+from ci.progress import say, step
+from ci.wheel_file import WheelError
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+# What a checkout holds besides sources, by name.
+_NO_SOURCES = (".git", "__pycache__", "dist", "build", "gate-report", "*.egg-info", ".venv", ".pytest_cache", "*_cache")
+
+# Two builds that share nothing a build could read by accident: where they are, when their files were written, what
+# language and time zone they speak, and what new files may be.
+_FIRST = {"TZ": "UTC", "LC_ALL": "C", "COLUMNS": "80"}
+_SECOND = {"TZ": "Pacific/Kiritimati", "LC_ALL": "C.UTF-8", "COLUMNS": "200"}
+_UMASKS = (0o022, 0o077)
+_DAYS = (1_000_000_000, 1_600_000_000)
+
+_LINES_SHOWN = 12
+
+Plant = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two files of one name and what is different; nothing, if they are the same byte by byte."""
+
+    name: str
+    digests: tuple[str, str]
+    differences: tuple[str, ...]
+
+
+def problems(
+    targets: Sequence[Target],
+    pythons: Sequence[str],
+    *,
+    fresh_cache: bool = True,
+    plant: Plant | None = None,
+    show: Callable[[Sequence[Compared]], None] = lambda compared: None,
+) -> list[str]:
+    """Build the sdist and the wheels twice, and return what differs, one sentence each.
+
+    Parameters
+    ----------
+    targets, pythons
+        What to build for.
+    fresh_cache
+        Whether the second build has an empty cache, and so compiles zig's standard library again.
+    plant
+        Changes the second copy of the sources: the negative control.
+    show
+        Is given every pair of files, alike or not.
+    """
+    with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
+        first = _build(Path(work, "a"), targets, pythons, which=0, cache=kept.root())
+        second_cache = Path(work, "another cache") if fresh_cache else kept.root()
+        deeper = Path(work, "another folder", "with a longer name", "and deeper")
+        second = _build(deeper, targets, pythons, which=1, cache=second_cache, plant=plant)
+        compared = compare_folders(first, second)
+        show(compared)
+    return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
+
+
+def container_problems(show: Callable[[Sequence[Compared]], None] = lambda compared: None) -> list[str]:
+    """Compare the aarch64 wheel that is cross-compiled here with one built in an arm64 container; see `problems`.
+
+    Both have the same ziglang and the same headers of Python. Needs a Docker engine, and takes long where that
+    emulates.
+    """
+    (target,) = (each for each in load().values() if each.architecture == "aarch64")
+    with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
+        source = Path(work, "here", "source")
+        _copy_sources(_ROOT, source, _DAYS[0])
+        date = wheels.date_of(_ROOT)
+        first, second = Path(work, "here", "dist"), Path(work, "there")
+        _run_harness(
+            source, ["wheels", "--platform", target.name, "--python", load_images().python], first, date=date, which=0
+        )
+        elsewhere.build(target, source, second, date=date)
+        compared = compare_folders(first, second)
+        show(compared)
+    return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `./ci/run reproduce`."""
+    parser.add_argument(
+        "--platform",
+        action="append",
+        choices=sorted(load_targets()),
+        dest="platforms",
+        help="a platform to build for; may be repeated (default: every one in platforms/)",
+    )
+    parser.add_argument(
+        "--python", action="append", dest="pythons", metavar="VERSION", help="a Python to build for; may be repeated"
+    )
+    parser.add_argument(
+        "--in-container",
+        action="store_true",
+        help="instead, compare the cross-compiled aarch64 wheel with one built in an arm64 container (half an hour"
+        " where that is emulated)",
+    )
+    parser.add_argument(
+        "--shared-cache",
+        action="store_true",
+        help="let both builds use one compiler cache: quicker, and zig's standard library is then compiled once",
+    )
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("FILE", "FILE"),
+        help="build nothing; explain how two wheels or sdists differ",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build twice and demand the same bytes; exit status 1 where they are not."""
+    if arguments.compare:
+        first, second = arguments.compare
+        compared = [_compare(first, second)]
+        _print(compared)
+        found = [*compared[0].differences]
+    elif arguments.in_container:
+        with step("the aarch64 wheel, cross-compiled and in an arm64 container"):
+            found = container_problems(_print)
+    else:
+        known = load_targets()
+        targets = [known[name] for name in dict.fromkeys(arguments.platforms or known)]
+        pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
+        with step("everything, twice"):
+            found = problems(targets, pythons, fresh_cache=not arguments.shared_cache, show=_print)
+    print(f"NOT REPRODUCIBLE: {len(found)} differences" if found else "reproducible: every pair has the same bytes")
+    return 1 if found else 0
+
+
+def compare_folders(first: Path, second: Path) -> list[Compared]:
+    """Compare the files of two folders by name; a folder without any is an error, for it proves nothing."""
+    names = sorted({path.name for folder in (first, second) for path in folder.iterdir() if path.is_file()})
+    if not names:
+        raise WheelError(f"neither {first} nor {second} holds a file: nothing was built")
+    compared = []
+    for name in names:
+        missing = [folder for folder in (first, second) if not (folder / name).exists()]
+        if missing:
+            which = "first" if missing == [first] else "second"
+            compared.append(Compared(name, ("", ""), (f"the {which} build made no file of this name",)))
+        else:
+            compared.append(_compare(first / name, second / name))
+    return compared
+
+
+def explain(first: Path, second: Path) -> list[str]:
+    """Return how two wheels or sdists differ, one sentence for each member and what is different in it."""
+    if first.read_bytes() == second.read_bytes():
+        return []
+    try:
+        members = [_members(each) for each in (first, second)]
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile) as error:
+        raise WheelError(f"{first} or {second} is no wheel and no sdist that can be read: {error}") from error
+    found = [*_of_members(*members)]
+    if not found:
+        found.append(
+            "every member is the same, but the archives are not: another zlib, or another program, packed them"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Member:
+    facts: Mapping[str, object]
+    """What an archive says of a member besides its bytes: dates, modes, owners."""
+    content: bytes
+
+
+def _compare(first: Path, second: Path) -> Compared:
+    for each in (first, second):
+        if not each.is_file():
+            raise WheelError(f"{each}: no such file")
+    digests = (sha256(first.read_bytes()).hexdigest(), sha256(second.read_bytes()).hexdigest())
+    return Compared(first.name, digests, tuple(explain(first, second)))
+
+
+def _members(path: Path) -> dict[str, _Member]:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return {
+                each.filename: _Member(
+                    {
+                        "date": each.date_time,
+                        "mode": oct(each.external_attr >> 16),
+                        "compression": each.compress_type,
+                        "system": each.create_system,
+                        "extra": each.extra.hex(),
+                    },
+                    archive.read(each),
+                )
+                for each in archive.infolist()
+            }
+    with tarfile.open(path) as tar:
+        return {each.name: _tar_member(tar, each) for each in tar.getmembers()}
+
+
+def _tar_member(tar: tarfile.TarFile, each: tarfile.TarInfo) -> _Member:
+    file = tar.extractfile(each) if each.isfile() else None
+    facts = {
+        "date": each.mtime,
+        "mode": oct(each.mode),
+        "owner": (each.uid, each.gid, each.uname, each.gname),
+        "kind": each.type,
+    }
+    return _Member(facts, file.read() if file else b"")
+
+
+def _of_members(first: Mapping[str, _Member], second: Mapping[str, _Member]) -> Iterator[str]:
+    for name in sorted(first.keys() ^ second.keys()):
+        yield f"{name} is only in the {'first' if name in first else 'second'}"
+    common = [name for name in first if name in second]
+    if common != [name for name in second if name in first]:
+        yield "the members are in another order"
+    for name in common:
+        one, other = first[name], second[name]
+        for fact, value in one.facts.items():
+            if value != other.facts[fact]:
+                yield f"{name}: its {fact} is {value} in the first and {other.facts[fact]} in the second"
+        if one.content != other.content:
+            yield f"{name}: {_of_contents(one.content, other.content)}"
+
+
+def _of_contents(first: bytes, second: bytes) -> str:
+    """Say where two versions of one member differ: sections of machine code, lines of text, else the byte."""
+    if is_binary(first) and is_binary(second):
+        return _of_sections(first, second)
+    try:
+        texts = [content.decode().splitlines() for content in (first, second)]
+    except UnicodeDecodeError:
+        return _of_bytes(first, second)
+    lines = [*difflib.unified_diff(texts[0], texts[1], "first", "second", lineterm="", n=0)][2:]
+    more = f"\n    and {len(lines) - _LINES_SHOWN} lines more" if len(lines) > _LINES_SHOWN else ""
+    return "the text differs:\n" + "\n".join(f"    {line}" for line in lines[:_LINES_SHOWN]) + more
+
+
+def _of_sections(first: bytes, second: bytes) -> str:
+    sections = [_sections(content) for content in (first, second)]
+    if sections[0].keys() != sections[1].keys():
+        return f"the machine code has other sections: {', '.join(sorted(sections[0].keys() ^ sections[1].keys()))}"
+    found = [
+        f"section {name}: {_of_bytes(content, sections[1][name])}"
+        for name, content in sections[0].items()
+        if content != sections[1][name]
+    ]
+    return "the machine code differs:" + "".join(f"\n    {each}" for each in found or [_of_bytes(first, second)])
+
+
+def _sections(content: bytes) -> dict[str, bytes]:
+    lief.logging.disable()
+    parsed = lief.parse(content)
+    if not isinstance(parsed, lief.ELF.Binary | lief.MachO.Binary):
+        return {}
+    # Names may come twice.
+    return {f"{number} {each.name!s}": bytes(each.content) for number, each in enumerate(parsed.sections)}
+
+
+def _of_bytes(first: bytes, second: bytes) -> str:
+    place = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+    sizes = f"{len(first):,} and {len(second):,} bytes" if len(first) != len(second) else f"{len(first):,} bytes"
+    if place is None:
+        return f"{sizes}, the shorter is the beginning of the longer"
+    around = slice(max(place - 8, 0), place + 24)
+    return f"{sizes}, first at {place:#x}: {first[around].hex(' ')} and {second[around].hex(' ')}"
+
+
+def _build(
+    folder: Path,
+    targets: Iterable[Target],
+    pythons: Iterable[str],
+    *,
+    which: int,
+    cache: Path,
+    plant: Plant | None = None,
+) -> Path:
+    """Copy the sources into a folder and build all there with the copy's own harness; return where the files are."""
+    source, output = folder / "source", folder / "dist"
+    date = wheels.date_of(_ROOT)
+    _copy_sources(_ROOT, source, _DAYS[which])
+    if plant:
+        plant(source)
+    words = [f"--platform={each.name}" for each in targets] + [f"--python={each}" for each in pythons]
+    begin = time.monotonic()
+    _run_harness(source, ["sdist"], output, date=date, which=which, cache=cache)
+    _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
+    say(f"build {which + 1} of 2, in {source}: {time.monotonic() - begin:.1f} s")
+    return output
+
+
+def _copy_sources(root: Path, place: Path, day: int) -> None:
+    shutil.copytree(root, place, ignore=shutil.ignore_patterns(*_NO_SOURCES))
+    for path in [place, *place.rglob("*")]:
+        os.utime(path, (day, day))
+
+
+def _run_harness(
+    source: Path, words: Sequence[str], output: Path, *, date: str, which: int, cache: Path | None = None
+) -> None:
+    """Run a command of the harness of these sources, as one of the two unlike builders."""
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from ci.__main__ import main; sys.exit(main())"
+    command = [sys.executable, "-P", "-B", "-c", code, str(source), *words, "--output", str(output)]
+    variables = {
+        **os.environ,
+        **(_FIRST, _SECOND)[which],
+        "SOURCE_DATE_EPOCH": date,
+        "CONSTANN_CI_CACHE": str(cache or kept.root()),
+    }
+    done = subprocess.run(
+        command, cwd=source, env=variables, umask=_UMASKS[which], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise WheelError(f"`{' '.join(words)}` in {source} failed:\n{done.stdout}{done.stderr}")
+
+
+def _print(compared: Sequence[Compared]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("file", "SHA-256", "verdict"):
+        table.add_column(heading, no_wrap=True)
+    for each in compared:
+        table.add_row(each.name, each.digests[0], "different" if each.differences else "the same bytes")
+    console = Console(width=1000, soft_wrap=True, highlight=False, markup=False)
+    console.print(table)
+    for each in compared:
+        for difference in each.differences:
+            console.print(f"{each.name}: {difference}")
