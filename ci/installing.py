@@ -116,7 +116,10 @@ _GET_COMPILER = "(apt-get update && apt-get install --yes --no-install-recommend
 def _python_image(engine: Engine, variant: Variant, base: str, prepared: Mapping[str, str]) -> Iterator[str]:
     """Make what the official image is to users: `python` and `pip` on the PATH; and tell it this computer's indexes."""
     platform = variant.platform.container.platform
-    with containers.container(engine, base, platform, network_mode="host") as made:
+    with (
+        step(f"{variant.name}: a Python image"),
+        containers.container(engine, base, platform, network_mode="host") as made,
+    ):
         variables = _make_environment(engine, made)
         path = f"{_ENVIRONMENT}/bin:{_PATH}"
         if variant.emulated:
@@ -181,12 +184,17 @@ def _built(engine: Engine, variant: Variant, base: str, wheel: Path) -> Iterator
             raise InstallError(f"docker build: {error}\n{log[-2000:]}") from None
     log = "".join(str(line.get("stream", "")) for line in lines if isinstance(line, dict))
     try:
-        if compiled := [word for word in _COMPILING if word in log]:
-            raise InstallError(f"docker build compiled something: {compiled[0]!r} is in its log")
+        if word := compiled(log):
+            raise InstallError(f"docker build compiled something: {word!r} is in its log")
         yield name
     finally:
         with suppress(DockerException):
             engine.client.images.remove(name, force=True)
+
+
+def compiled(log: str) -> str | None:
+    """Return what in pip's output shows that it built a package from source; None if nothing does."""
+    return next((word for word in _COMPILING if word in log), None)
 
 
 def _run_everywhere(

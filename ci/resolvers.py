@@ -17,7 +17,7 @@ from pathlib import Path
 
 from packaging.utils import parse_wheel_filename
 
-from ci import images, index_page
+from ci import images, index_page, network
 from ci.platforms import Target, load_images, load_targets
 from ci.progress import step
 
@@ -61,6 +61,12 @@ package-mode = false
 name = "wheels"
 url = "{url}"
 priority = "explicit"
+
+# All else: an index by its pages, which mirrors have too, unlike PyPI's own interface.
+[[tool.poetry.source]]
+name = "packages"
+url = "{packages}"
+priority = "primary"
 
 [tool.poetry.dependencies]
 {project} = {{ source = "wheels" }}
@@ -144,7 +150,12 @@ def uv_lock(folder: Path, url: str, project: str, version: str, python: str) -> 
     environments = json.dumps(ENVIRONMENTS)
     text = _UV_PROJECT.format(url=url, project=project, version=version, python=python, environments=environments)
     (folder / "pyproject.toml").write_text(text)
-    settings = {"UV_CACHE_DIR": str(folder / "cache"), "UV_PYTHON": sys.executable, "UV_PYTHON_DOWNLOADS": "never"}
+    settings = {
+        "UV_CACHE_DIR": str(folder / "cache"),
+        "UV_PYTHON": sys.executable,
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_DEFAULT_INDEX": _package_index(),
+    }
     _run([*_module("uv"), "lock", "--quiet"], settings, folder)
     package = _locked(folder / "uv.lock", project)
     return {file["url"].rpartition("/")[2]: file["hash"].removeprefix("sha256:") for file in package["wheels"]}
@@ -152,7 +163,7 @@ def uv_lock(folder: Path, url: str, project: str, version: str, python: str) -> 
 
 def poetry_lock(folder: Path, url: str, project: str, version: str, python: str) -> dict[str, str]:
     """Lock the same project with Poetry."""
-    text = _POETRY_PROJECT.format(url=url, project=project, version=version, python=python)
+    text = _POETRY_PROJECT.format(url=url, project=project, version=version, python=python, packages=_package_index())
     (folder / "pyproject.toml").write_text(text)
     settings = {
         "POETRY_CACHE_DIR": str(folder / "cache"),
@@ -163,6 +174,11 @@ def poetry_lock(folder: Path, url: str, project: str, version: str, python: str)
     _run([*_module("poetry"), "lock", "--no-interaction", "--no-ansi"], settings, folder)
     package = _locked(folder / "poetry.lock", project)
     return {file["file"]: file["hash"].removeprefix("sha256:") for file in package["files"]}
+
+
+def _package_index() -> str:
+    """Return where this computer's pip finds what we need of others."""
+    return network.pip_environment(os.environ, network.pip_settings()).get("PIP_INDEX_URL", "https://pypi.org/simple/")
 
 
 def _module(name: str) -> list[str]:

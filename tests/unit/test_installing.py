@@ -84,6 +84,21 @@ def test_the_kernels_alone_may_differ() -> None:
     assert installing._differences({}) == ["the example ran nowhere"]
 
 
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ("Collecting numpy==2.3.5\nSuccessfully installed numpy-2.3.5", None),
+        (
+            "Building wheels for collected packages: constann\n  Building wheel for constann (pyproject.toml)",
+            "Building wheel",
+        ),
+        ("  Preparing metadata (pyproject.toml): started", "Preparing metadata (pyproject.toml)"),
+    ],
+)
+def test_a_build_from_source_is_seen_in_pips_output(log: str, found: str | None) -> None:
+    assert installing.compiled(log) == found
+
+
 @pytest.fixture
 def handlers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder like the kernel's, on a computer that has QEMU and where we are root."""

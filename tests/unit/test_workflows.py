@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workflow_lines
-from workflow_lines import WORKFLOWS, Line
 
+from ci import workflows
 from ci.__main__ import _parser
+from ci.workflows import FOLDER as WORKFLOWS
+from ci.workflows import Line
 
 ROOT = WORKFLOWS.parents[1]
 PATHS = sorted(WORKFLOWS.glob("*.yml"))
 # Commands that are written at the same time as the workflows: each goes from here as soon as there is one.
-COMING = {"cibuildwheel", "sdist", "reproduce"}
+COMING = {"cibuildwheel"}
 PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$|^docker://[\w./-]+:[\w.]+@sha256:[0-9a-f]{64}$|^\./\.github/")
 OUR_SCRIPTS = ("./ci/test", "./ci/gate", "./ci/run")
 
@@ -52,7 +53,7 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_each_line_is_a_command_that_there_is() -> None:
-    lines = workflow_lines.lines()
+    lines = workflows.read_lines()
     assert {"test.yml: test", "gate.yml: gate", "wheels.yml: build", "upstream.yml: upstream"} <= {
         line.where for line in lines
     }
@@ -76,6 +77,21 @@ def test_a_line_that_nobody_could_type_is_found(command: str) -> None:
     assert problems_of(Line("planted", "ubuntu-24.04", command)) != []
 
 
+@pytest.mark.parametrize("text", ["./ci/run ${{ github.ref }}", "./ci/run ${{ inputs.x }}"])
+def test_what_others_write_never_reaches_a_shell(text: str) -> None:
+    job = {"runs-on": "ubuntu-24.04", "steps": [{"run": text}]}
+    with pytest.raises(ValueError, match="only the matrix"):
+        list(workflows.lines_of("planted", {"jobs": {"planted": job}}))
+
+
+def test_every_line_for_linux_runs_in_a_clean_container_or_says_where_else() -> None:
+    linux = {line.command for line in workflows.read_lines() if line.runner.startswith("ubuntu")}
+    clean = {command for command in linux if not workflows.runs_elsewhere(command)}
+    assert {"./ci/run index dist", "./ci/run audit dist/*.whl", "./ci/run upstream"} <= clean
+    assert all(any(command.startswith(start) for command in linux) for start in workflows.ELSEWHERE)
+    assert workflows.runs_elsewhere("./ci/testing") is None
+
+
 def test_what_was_coming_is_taken_from_the_list_once_it_is_there() -> None:
     assert commands() & COMING == set(), "these commands exist now: take them out of COMING"
 
@@ -83,7 +99,7 @@ def test_what_was_coming_is_taken_from_the_list_once_it_is_there() -> None:
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_every_action_is_pinned_and_says_its_version(path: Path) -> None:
     used = re.findall(r"uses: (\S+)(.*)", path.read_text())
-    found = [name for step in steps(workflow_lines.read(path)) if (name := step.get("uses"))]
+    found = [name for step in steps(workflows.read(path)) if (name := step.get("uses"))]
     assert sorted(found) == sorted(name for name, _ in used)
     for name, comment in used:
         assert PINNED.match(name), name
@@ -97,7 +113,7 @@ def test_an_action_that_can_change_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 def test_only_publishing_may_do_more_than_read(path: Path) -> None:
-    workflow = workflow_lines.read(path)
+    workflow = workflows.read(path)
     assert workflow["permissions"] == {}
     for name, job in workflow["jobs"].items():
         may_write = {key for key, value in job["permissions"].items() if value == "write"}
@@ -106,7 +122,7 @@ def test_only_publishing_may_do_more_than_read(path: Path) -> None:
 
 
 def test_a_release_waits_for_wheels_and_gate() -> None:
-    jobs = workflow_lines.read(WORKFLOWS / "release.yml")["jobs"]
+    jobs = workflows.read(WORKFLOWS / "release.yml")["jobs"]
     assert set(jobs["publish"]["needs"]) == {"wheels", "gate"}
     assert "run" not in str(jobs["publish"]["steps"]), "nothing of ours runs where a release can be signed"
     assert jobs["publish"]["environment"]["name"] == "pypi"
