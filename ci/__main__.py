@@ -9,7 +9,21 @@ from types import FrameType
 
 from docker.errors import DockerException
 
-from ci import cache, engine, finish, gate, host, images, machines, platforms, python_headers, rootfs, undo, wheels
+from ci import (
+    cache,
+    engine,
+    finish,
+    gate,
+    host,
+    images,
+    machines,
+    macos_kernels,
+    platforms,
+    python_headers,
+    rootfs,
+    undo,
+    wheels,
+)
 from ci.audit import command as audit
 from ci.wheel_file import WheelError
 from ci.zig import ToolchainError
@@ -80,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
+    macos_kernels.add_arguments(_register(commands, "macos", macos_kernels.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     _register(commands, "undo", undo_all)
     return parser
