@@ -49,9 +49,11 @@ missing_packages() {
         printf '%s ' "python$version-dev"
     command -v nm >/dev/null || printf 'binutils '
     [ "$purpose" = test ] || return 0
-    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out
+    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out, nor a control
         command -v g++ >/dev/null || printf 'g++ '
         command -v clang++ >/dev/null || printf 'clang '
+        # Here planted instructions must be seen to kill an old Arm CPU.
+        command -v qemu-aarch64-static >/dev/null || printf 'qemu-user-static '
     else
         command -v g++ >/dev/null || command -v clang++ >/dev/null || printf 'g++ '
     fi
