@@ -18,6 +18,7 @@ from ci import (
     images,
     index_page,
     machines,
+    macos_kernels,
     platforms,
     python_headers,
     reproduce,
@@ -100,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_arguments(_register(commands, "audit", audit.run))
     index_page.add_arguments(_register(commands, "index", index_page.run))
     upstream.add_arguments(_register(commands, "upstream", upstream.run))
+    macos_kernels.add_arguments(_register(commands, "macos", macos_kernels.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     _register(commands, "undo", undo_all)
     return parser

@@ -49,12 +49,14 @@ missing_packages() {
         printf '%s ' "python$version-dev"
     command -v nm >/dev/null || printf 'binutils '
     [ "$purpose" = test ] || return 0
-    if [ "${CI:-}" = true ]; then # there, no compiler's comparison may be left out, nor the look at pages
+    if [ "${CI:-}" = true ]; then # there, no comparison, control or look at a page may be left out
         command -v chromium >/dev/null || printf 'chromium '
         command -v g++ >/dev/null || printf 'g++ '
         command -v clang++ >/dev/null || printf 'clang '
         # Debian's clang comes without the libraries of its sanitizers and of libFuzzer.
         sanitizes clang++ || printf 'libclang-rt-dev '
+        # Here planted instructions must be seen to kill an old Arm CPU.
+        command -v qemu-aarch64-static >/dev/null || printf 'qemu-user-static '
     else
         command -v g++ >/dev/null || command -v clang++ >/dev/null || printf 'g++ '
     fi

@@ -66,7 +66,11 @@ def compile_with(target: Target, cache: Path, folder: Path) -> Compile:
         assert done.returncode == 0, done.stderr
 
     def build(
-        *sources: str, flags: tuple[str, ...] = (), first_flags: tuple[str, ...] = (), program: bool = False
+        *sources: str,
+        flags: tuple[str, ...] = (),
+        first_flags: tuple[str, ...] = (),
+        link: tuple[str, ...] = (),
+        program: bool = False,
     ) -> Path:
         objects = []
         for number, source in enumerate(sources):
@@ -77,7 +81,7 @@ def compile_with(target: Target, cache: Path, folder: Path) -> Compile:
             objects.append(path.with_suffix(".o"))
         result = folder / ("planted" if program else "planted.so")
         kind = ["-static"] if program else ["-shared"]
-        run(*kind, "-nostdlib", *objects, "-o", result)
+        run(*kind, "-nostdlib", *objects, *link, "-o", result)
         return result
 
     return build

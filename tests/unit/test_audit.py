@@ -1,26 +1,35 @@
 """No instruction beyond the baseline escapes the audit, wherever it was planted; on foreign packages too."""
 
+import json
 import os
+import random
+import re
 import shutil
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import capstone
 import planted_code
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from planted_code import ASSEMBLY, ATOMIC, DOT, IN_KERNEL, MERGED, OUTSIDE, PROGRAM, SCALABLE, STATIC_INITIALISER
 
-from ci import cache
+from ci import cache, macho
 from ci.__main__ import main
 from ci.audit import arm, x86
-from ci.audit.binaries import Section, read_binary
+from ci.audit.binaries import Section, is_binary, read_binary, read_slices
+from ci.audit.manifest import NAME as MANIFEST
+from ci.audit.manifest import manifest_of
 from ci.audit.processors import find_processor, known_processors
-from ci.audit.rules import find_faults
-from ci.audit.scan import closure, scan
+from ci.audit.rules import fatal_sets, find_faults
+from ci.audit.scan import closure, named_apart, scan
 from ci.platforms import Target, load, load_targets
 from ci.wheel_file import WheelError
+from ci.zig import make_toolchain
 
 TARGETS = load_targets()
 WEAK = "__attribute__((weak))"
@@ -119,6 +128,36 @@ def test_every_word_of_arm_code_is_looked_at(words: list[int]) -> None:
     assert all((address - 0x1000) % 4 == 0 for address, _ in found)
 
 
+def refused_by_llvm(lines: list[str], folder: Path) -> set[str]:
+    """What LLVM's assembler says Armv8.0 lacks. How Capstone spells some, it cannot read: no matter."""
+    toolchain = make_toolchain(ARM, cache.folder("wheels") / "zig", once=True)
+    (folder / "words.s").write_text("\n".join(lines) + "\n")
+    compiler = Path(toolchain.environment["CONSTANN_CROSS_TOOLS"], "cc")
+    done = subprocess.run(
+        [compiler, "-c", "-mcpu=generic", folder / "words.s", "-o", folder / "words.o"],
+        env=dict(toolchain.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.findall(r"words\.s:(\d+):\d+: error: instruction requires: (.*)", done.stderr)
+    return {f"{lines[int(line) - 1]} requires {what}" for line, what in found}
+
+
+def test_llvm_agrees_with_what_is_held_to_be_armv8_0(tmp_path: Path) -> None:
+    """Random words that the audit takes for harmless, but for what only a hypervisor or debugger may run."""
+    decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
+    decoder.skipdata = True
+    shapes = {}
+    for _, _, mnemonic, operands in decoder.disasm_lite(random.Random(1).randbytes(4 * 100_000), 0):
+        if mnemonic != ".byte" and not arm.sets_of(mnemonic, operands):
+            shapes[mnemonic, re.sub(r"\d+", "1", operands)] = f"{mnemonic} {operands}"
+    assert len(shapes) > 10_000
+    assert all(re.search(r"^(smc|dcps3) ", each) for each in refused_by_llvm([*shapes.values()], tmp_path))
+    beyond = ["ldadd x0, x1, [x2]", "sdot v0.4s, v1.16b, v2.16b", "cntd x0", "fadd v0.8h, v0.8h, v0.8h", "cfinv"]
+    assert len(refused_by_llvm(["nop", *beyond], tmp_path)) == len(beyond)
+
+
 def test_data_amid_code_is_left_out_where_the_file_marks_it() -> None:
     code = bytes.fromhex("1f2003d5" + "ffffffff" + "1f2003d5")
     assert list(arm.scan(Section("text", 0, code), data=[(4, 8)])) == []
@@ -174,7 +213,8 @@ def test_a_planted_arm_instruction_is_found(text: str, sets: str, tmp_path: Path
 
 
 @pytest.mark.skipif(
-    shutil.which("qemu-aarch64-static") is None, reason="no emulator: apt-get install qemu-user-static (Debian, Ubuntu)"
+    shutil.which("qemu-aarch64-static") is None and (sys.platform, os.environ.get("CI")) != ("linux", "true"),
+    reason="no emulator: apt-get install qemu-user-static (Debian, Ubuntu)",
 )
 @pytest.mark.parametrize("text", [ATOMIC, DOT, SCALABLE, '"nop"'], ids=["LSE", "sdot", "SVE", "nop"])
 def test_a_cortex_a53_dies_where_the_audit_says_so(text: str, tmp_path: Path) -> None:
@@ -203,6 +243,164 @@ def test_macos_may_use_what_the_m1_has_and_no_more(tmp_path: Path) -> None:
     assert faults_of(build(ASSEMBLY.format(text=ATOMIC)), MACOS) == []
     (fault,) = faults_of(build(ASSEMBLY.format(text=SCALABLE)), MACOS)
     assert fault.startswith("planted.so: constann::exact::planted()") and "needs sve" in fault
+
+
+def test_bytes_before_a_function_hide_none_of_it(tmp_path: Path) -> None:
+    """48 b8 begins an instruction of ten bytes: two of the next function's would be a number in it."""
+    hidden = '"vaddps %%ymm0, %%ymm0, %%ymm0\\n vaddps %%ymm0, %%ymm0, %%ymm0\\n ret"'
+    source = f"""
+__asm__(".text\\n .byte 0x48, 0xb8\\n .globl planted\\n .type planted, @function\\n planted:\\n"
+        {hidden.replace("%%", "%")} "\\n .size planted, .-planted\\n");
+"""
+    (fault,) = faults_of(compiler_for(X86, tmp_path)(source), X86)
+    assert fault.startswith("planted.so: planted at ") and "needs avx" in fault
+    code = Section("text", 0x1000, bytes.fromhex("48b8" + "c5fc58c0" * 2 + "c3"))
+    assert list(x86.scan(code)) == []
+    assert [place for place, _ in x86.scan(code, starts=[0x1002])] == [0x1002, 0x1006]
+
+
+def test_arm_code_that_is_marked_as_data_is_refused(tmp_path: Path) -> None:
+    """An assembler marks `.word` so, and nothing that executes it asks."""
+    source = ASSEMBLY.format(text=ATOMIC.replace(".inst", ".word"))
+    (fault,) = faults_of(compiler_for(ARM, tmp_path)(source), ARM)
+    assert fault.startswith("planted.so: constann::exact::planted()") and "4 bytes amid its code" in fault
+
+
+def test_a_kernel_is_compared_with_the_cpus_that_choose_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Haswell chooses the avx2 kernels, Nehalem does not, and AVX-512 in them kills the first alone."""
+    path = compiler_for(X86, tmp_path)(IN_KERNEL.format(name="avx2", attributes=""), flags=("-mavx512f",))
+    binary = read_binary(path.name, path.read_bytes())
+    (use,) = scan(binary)
+    assert fatal_sets(use, X86, find_processor("Haswell").sets) == {"avx512f"}
+    assert not fatal_sets(use, X86, find_processor("Nehalem").sets)
+    assert not fatal_sets(use, X86, find_processor("skylake-avx512").sets)
+    wheel = tmp_path / "constann-0.1.0-cp311-cp311-manylinux_2_17_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(path, "constann/_core.cpython-311-x86_64-linux-gnu.so")
+        archive.writestr("constann-0.1.0.dist-info/WHEEL", "Tag: cp311-cp311-manylinux_2_17_x86_64\n")
+    assert main(["audit", str(wheel), "--cpu", "Nehalem"]) == 0
+    assert main(["audit", str(wheel), "--cpu", "Haswell"]) == 1
+    assert "1 functions would die if called on Haswell" in capsys.readouterr().out
+
+
+def test_functions_of_one_name_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two files, each with a local function of the same name."""
+    local = """
+namespace {{ __attribute__((noinline, target("{sets}"))) void local(const float* in, float* out) {{
+  for (int i = 0; i < 64; ++i) out[i] = in[i] * in[i] + in[i];
+}} }}
+extern "C" void {name}(const float* in, float* out) {{ local(in, out); }}
+"""
+    sources = [local.format(sets=sets, name=name) for sets, name in (("avx", "one"), ("avx512f", "two"))]
+    path = compiler_for(X86, tmp_path)(*sources)
+    binary = read_binary(path.name, path.read_bytes())
+    uses = [use for use in scan(binary) if "local" in use.function.title]
+    assert len({use.function.title for use in uses}) == 1
+    assert len([title for title in named_apart(uses) if " at 0x" in title]) == 2
+    listed = manifest_of({binary: uses}, X86)["files"]["planted.so"]
+    assert sorted("avx512f" in each["sets"] for each in listed.values()) == [False, True]
+    main(["audit", str(path), "--json"])
+    ((found,),) = [each["files"].values() for each in json.loads(capsys.readouterr().out)]
+    assert len([title for title in found["would_die"] if "local" in title and title in found["functions"]]) == 2
+
+
+def universal(*slices: tuple[int, bytes]) -> bytes:
+    """A Mach-O file for several processors."""
+    place, header, body = 0x1000, struct.pack(">II", 0xCAFEBABE, len(slices)), b""
+    for processor, content in slices:
+        header += struct.pack(">IIIII", processor, 0, place + len(body), len(content), 0)
+        body += content
+    return header.ljust(place, b"\0") + body
+
+
+def test_a_universal_file_is_audited_slice_by_slice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = compiler_for(MACOS, tmp_path)
+    slices = [build(ASSEMBLY.format(text=text)).read_bytes() for text in ('"nop"', SCALABLE)]
+    path = tmp_path / "both.so"
+    path.write_bytes(universal(*((0x0100000C, each) for each in slices)))
+    first, second = read_slices(path.name, path.read_bytes())
+    assert first.name == second.name == "both.so (arm64)"
+    assert not scan(first) and len(scan(second)) == 1
+    assert main(["audit", str(path)]) == 1
+    assert "both.so (arm64): 1 functions would die if called on m1" in capsys.readouterr().out
+    with pytest.raises(WheelError, match=r"both.so: a broken universal Mach-O file"):
+        read_slices("both.so", path.read_bytes()[:0x1000])
+
+
+JAVA = bytes.fromhex("cafebabe00000034")
+
+
+def test_files_that_cannot_be_audited_hide_nothing_of_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Java's classes begin as universal Mach-O files do; a file for another processor is said to be one."""
+    assert not is_binary(JAVA) and not is_binary(JAVA[:4]) and is_binary(universal((0x0100000C, b"")))
+    library = bytearray(compiler_for(X86, tmp_path)(OUTSIDE).read_bytes())
+    foreign = bytes(library[:18] + (243).to_bytes(2, "little") + library[20:])
+    wheel = tmp_path / "other-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, content in {"A.class": JAVA, "riscv.so": foreign, "right.so": bytes(library)}.items():
+            archive.writestr(f"other/{name}", content)
+    assert main(["audit", str(wheel), "--cpu", "Haswell"]) == 1
+    told = capsys.readouterr().out
+    assert "other/riscv.so: the audit knows x86-64 and 64-bit Arm" in told
+    assert "other/right.so: x86_64" in told and "A.class" not in told
+
+
+def test_an_installed_constann_is_held_to_its_own_rules(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    information = tmp_path / "constann-0.1.0.dist-info"
+    for folder in (information, tmp_path / "constann"):
+        folder.mkdir()
+    name = "constann/_core.cpython-311-x86_64-linux-gnu.so"
+    (information / "METADATA").write_text("Metadata-Version: 2.4\nName: constann\nVersion: 0.1.0\n")
+    (information / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp311-cp311-linux_x86_64\n")
+    (information / "RECORD").write_text(f"{name},,\n{MANIFEST},,\n")
+    build = compiler_for(X86, tmp_path)
+    kernel = IN_KERNEL.format(name="avx2", attributes="")
+    installed = ["audit", "--installed", "constann", "--python", sys.executable]
+    (tmp_path / name).write_bytes(build(kernel, flags=("-mavx2",)).read_bytes())
+    assert main(installed) == 0
+    assert "passes: the rules of linux-x86_64" in capsys.readouterr().out
+    (tmp_path / MANIFEST).write_text("{}")
+    assert main(installed) == 1
+    assert f"FAULT: {MANIFEST} is not what the audit finds" in capsys.readouterr().out
+    (tmp_path / name).write_bytes(build(kernel, OUTSIDE, flags=("-mavx2",)).read_bytes())
+    assert main(installed) == 1
+    assert "constann::exact::twice" in capsys.readouterr().out
+
+
+def table_of_names(path: Path) -> tuple[int, int, int]:
+    """Where the symbols of a Mach-O file are, how many, and where their names are."""
+    content = path.read_bytes()
+    command = content.index(struct.pack("<II", 2, 24))
+    symbols, count, strings, _ = struct.unpack_from("<IIII", content, command + 8)
+    return symbols, count, strings
+
+
+@pytest.mark.parametrize("cut", [0, 3], ids=["the same place", "its end"])
+def test_cleaning_a_mac_file_keeps_names_that_are_the_ends_of_others(cut: int, tmp_path: Path) -> None:
+    """A note for debuggers whose name is, or is the end of, a function's."""
+    path = compiler_for(MACOS, tmp_path)('extern "C" { void first() {} void second() {} }')
+    symbols, count, strings = table_of_names(path)
+    content = bytearray(path.read_bytes())
+    entries = [struct.unpack_from("<IBBHQ", content, symbols + 16 * number) for number in range(count)]
+    live = next(entry for entry in entries if not entry[1] & 0xE0 and content[strings + entry[0]])
+    name = bytes(content[strings + live[0] : content.index(0, strings + live[0])])
+    other = next(number for number, entry in enumerate(entries) if entry[0] != live[0])
+    struct.pack_into("<IBBHQ", content, symbols + 16 * other, live[0] + cut, 0x24, 1, 0, 0)
+    path.write_bytes(content)
+    assert macho.clean(path) >= 1
+    assert path.read_bytes()[strings + live[0] :].partition(b"\0")[0] == name
+    assert macho.unsigned_pages(path.name, path.read_bytes()) == []
+
+
+@given(content=st.binary(max_size=200), magic=st.sampled_from([b"", b"\xcf\xfa\xed\xfe"]))
+def test_a_signature_is_read_or_refused(content: bytes, magic: bytes) -> None:
+    with pytest.raises(macho.MachOError, match=r"some\.so"):
+        macho.unsigned_pages("some.so", magic + content)
 
 
 def test_code_without_names_is_found_by_its_place(tmp_path: Path) -> None:
@@ -258,14 +456,18 @@ def test_installed_packages_are_audited_where_they_are(capsys: pytest.CaptureFix
     assert "no such file" in capsys.readouterr().err
 
 
-@given(content=st.binary(max_size=200), magic=st.sampled_from([b"", b"\x7fELF\x02\x01\x01", b"\xcf\xfa\xed\xfe"]))
+MAGICS = [b"", b"\x7fELF\x02\x01\x01", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe\0\0\0\1"]
+
+
+@given(content=st.binary(max_size=200), magic=st.sampled_from(MAGICS))
 def test_any_bytes_are_read_or_refused(content: bytes, magic: bytes) -> None:
     try:
-        binary = read_binary("some.so", magic + content)
+        binaries = read_slices("some.so", magic + content)
     except WheelError as error:
         assert "some.so" in str(error)
     else:
-        scan(binary)
+        for binary in binaries:
+            scan(binary)
 
 
 def test_processors_have_what_their_makers_say() -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import constann
 from constann import __main__ as command_line
 from constann import _core
-from constann.doctor import binaries, known_answers, machine, sentences
+from constann.doctor import binaries, examination, known_answers, machine, sentences
 from constann.doctor.children import Ended, Runner
 
 PACKAGE = Path(constann.__file__).parent
@@ -492,6 +492,79 @@ def test_any_bytes_are_read_or_refused(content: bytes, magic: bytes) -> None:
         binaries.parse(magic + content)
     except binaries.BinaryError as error:
         assert str(error)
+
+
+# Instruction sets, as the wheel's audit listed them
+
+
+def list_instructions(folder: Path, name: str) -> Path:
+    path = folder / "constann" / "instruction_sets.json"
+    functions = {
+        "constann::kernels::avx2::one()": {"sets": ["avx", "avx2"], "kernels": "avx2"},
+        "constann::kernels::avx2::many()": {"sets": ["avx"], "kernels": "avx2"},
+        "constann::kernels::cpu_features()": {"sets": ["xsave"]},
+    }
+    path.write_text(json.dumps({"platform": "linux-x86_64", "files": {f"constann/{name}": functions}}))
+    return path
+
+
+def test_the_wheels_list_of_instruction_sets_is_shown(copied: Path) -> None:
+    list_instructions(copied, EXTENSION.name)
+    status, found = doctor(copied)
+    assert status == 0 and found["instructions"]["listed"]
+    assert len(found["instructions"]["files"][f"constann/{EXTENSION.name}"]) == 3
+    told = run("-m", "constann", "doctor", folder=copied).stdout
+    assert "audited for linux-x86_64: every CPU there runs all but" in told
+    assert "1 functions that ask the CPU first: xsave" in told
+    assert "2 functions of the kernels avx2: avx avx2" in told
+
+
+def test_a_list_that_is_missing_is_no_problem_and_one_of_another_file_is(copied: Path) -> None:
+    list_instructions(copied, "x").unlink()
+    assert doctor(copied)[1]["instructions"] == {"listed": False}
+    list_instructions(copied, "_core.of-another-python.so")
+    status, found = doctor(copied)
+    assert status == 1 and "does not list the extension that loads" in found["problems"][0]
+
+
+json_values = st.recursive(
+    st.none() | st.text(max_size=5) | st.integers(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["files", "x", "sets"]), inner),
+)
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=20) | st.builds(lambda value: json.dumps(value).encode(), json_values))
+def test_any_list_is_read_or_said_to_be_damaged(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("package")
+    (folder / "instruction_sets.json").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examination, "_PACKAGE", folder)
+        section = examination._instruction_sets("/somewhere/x")
+    assert section.lines or section.problems
+
+
+def test_a_tuned_build_is_marked() -> None:
+    answer = {"compiler": "c", "arithmetic_revision": 0, "builder_revision": 0, "planted_faults": "", "tuned_for": ""}
+    plain = examination._core(Ended(answer, "", 0), NEW_CPU, explained=False)
+    assert not [line for line in plain.lines if "tuned" in line]
+    tuned = examination._core(Ended({**answer, "tuned_for": "x86-64-v3"}, "", 0), NEW_CPU, explained=False)
+    assert "tuned: built with CONSTANN_BASELINE=x86-64-v3, for no older CPU" in tuned.lines
+    assert doctor()[1]["core"]["tuned_for"] == _core.tuned_for
+
+
+@pytest.mark.slow
+def test_a_build_that_asks_for_more_than_every_cpu_has_says_so_itself(tmp_path: Path) -> None:
+    asked = {"x86_64": "x86-64-v2", "aarch64": "armv8-a+crc", "arm64": "armv8-a+crc"}[machine.running_machine()]
+    options = [f"-Ccmake.define.CONSTANN_BASELINE={asked}", "-Cinstall.strip=false"]
+    root = Path(__file__).resolve().parents[2]
+    built = run("-m", "build", "--wheel", "--outdir", str(tmp_path), *options, str(root))
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("constann-*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "unpacked", "zip")
+    status, found = doctor(tmp_path / "unpacked")
+    assert (status, found["core"]["tuned_for"]) == (0, asked)
+    assert f"CONSTANN_BASELINE={asked}" in run("-m", "constann", "doctor", folder=tmp_path / "unpacked").stdout
 
 
 # Known answers

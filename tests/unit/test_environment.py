@@ -121,8 +121,10 @@ def test_continuous_integration_needs_every_compiler_and_a_browser(shell: Shell,
     bare = script(tmp_path / "bare", BARE)
     assert (
         shell(f"{NO_PROGRAMS} missing_packages {bare} test", CI="true").stdout
-        == f"{ALL.removesuffix('g++')}chromium g++ clang libclang-rt-dev "
+        == f"{ALL.removesuffix('g++')}chromium g++ clang libclang-rt-dev qemu-user-static "
     )
+    named = 'command() { [ "$2" = qemu-aarch64-static ]; };'
+    assert "qemu" not in shell(f"{named} missing_packages {bare} test", CI="true").stdout
     assert "clang" not in shell(f"{NO_PROGRAMS} missing_packages {bare} harness", CI="true").stdout
 
 

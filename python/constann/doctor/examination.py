@@ -3,6 +3,7 @@
 import importlib.machinery
 import importlib.metadata
 import importlib.util
+import json
 import platform
 import re
 import sys
@@ -53,6 +54,7 @@ def examine() -> Iterator[Section]:
     yield _numpy(numpy, cpu)
     extension = _extension(runner)
     yield extension
+    yield _instruction_sets(extension.facts["file"])
     core = runner.run("core")
     yield _core(core, cpu, explained=bool(extension.problems))
     kernels = runner.run("kernels") if core.ok else None
@@ -166,6 +168,42 @@ def _needs(binary: binaries.Binary) -> str:
 
 def _by_number(version: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", version)]
+
+
+def _instruction_sets(extension: str | None) -> Section:
+    """Show what the wheel's audit wrote down: which functions use what not every CPU has."""
+    path = _PACKAGE / "instruction_sets.json"
+    section = Section("instructions", {"listed": False})
+    if not path.is_file():
+        section.lines.append("no list: it was built from source, and not audited as wheels are")
+        return section
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        files = {Path(name).name: functions for name, functions in listed["files"].items()}
+        functions = files.get(Path(extension or "").name)
+        section.facts = {"listed": functions is not None, **listed}
+        if functions is None and extension:
+            section.problems.append(f"{path} does not list the extension that loads: {REINSTALL}")
+        elif functions is not None:
+            section.lines += [
+                f"audited for {listed['platform']}: every CPU there runs all but",
+                *_by_kernels(functions),
+            ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        section.problems.append(f"{path} cannot be read ({error!r}): {REINSTALL}")
+    return section
+
+
+def _by_kernels(functions: dict[str, Any]) -> list[str]:
+    """Say of each kernel set, and of what asks the CPU by itself, how many functions need what."""
+    groups: dict[str, list[set[str]]] = {}
+    for each in functions.values():
+        groups.setdefault(each.get("kernels", ""), []).append(set(each["sets"]))
+    lines = []
+    for kernels, sets in sorted(groups.items()):
+        whose = f"of the kernels {kernels}" if kernels else "that ask the CPU first"
+        lines.append(f"{len(sets)} functions {whose}: {' '.join(sorted(set[str]().union(*sets)))}")
+    return lines or ["nothing: no function needs more"]
 
 
 def _check_libraries(section: Section, binary: binaries.Binary, path: Path, runner: Runner) -> None:

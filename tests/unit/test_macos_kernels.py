@@ -1,0 +1,109 @@
+"""The kernels of a macOS wheel give the known answers in a CPU emulator, and a wrong bit or instruction is seen."""
+
+import re
+import zipfile
+from pathlib import Path
+
+import lief
+import planted_code
+import pytest
+
+from ci import cache, macos_kernels, wheels
+from ci.__main__ import main
+from ci.macos_kernels import CODE_KERNELS, KERNELS, Result, run_kernels
+from ci.platforms import load_targets
+from ci.wheel_file import WheelError
+
+ROOT = Path(__file__).resolve().parents[2]
+MACOS, LINUX = load_targets()["macos-arm64"], load_targets()["linux-aarch64"]
+CANONICAL = ("-march=armv8-a", "-ffp-contract=off", f"-I{ROOT / 'cpp'}")
+NEON = ("-DCONSTANN_KERNEL_SET=neon", "-DCONSTANN_KERNEL_WIDTH=4", "-DCONSTANN_KERNEL_ROWS=4")
+
+
+def kernels_for_macos(folder: Path, *flags: str) -> bytes:
+    """The NEON kernels alone, compiled as in the wheel but for these flags."""
+    build = planted_code.compile_with(MACOS, cache.folder("wheels") / "zig", folder)
+    sources = [f'#include "kernels/{name}_kernels.cpp"\n' for name in ("vector", "integer")]
+    return build(*sources, flags=(*CANONICAL, *NEON, *flags)).read_bytes()
+
+
+def ran(content: bytes, name: str = "neon") -> Result:
+    (result,) = run_kernels("planted.so", content, [name])
+    return result
+
+
+def test_every_kernel_gives_the_known_answers(tmp_path: Path) -> None:
+    result = ran(kernels_for_macos(tmp_path))
+    assert (result.kernels, result.problems) == (11, [])
+    assert result.calls > 10_000
+
+
+def test_a_wrong_last_bit_is_seen_in_every_kernel(tmp_path: Path) -> None:
+    result = ran(kernels_for_macos(tmp_path, "-DCONSTANN_PLANT_LAST_BIT"))
+    for kernel in KERNELS:
+        for how in ("one", "many"):
+            assert [problem for problem in result.problems if f"neon, {kernel} {how}, " in problem]
+
+
+def test_fused_multiplication_is_seen(tmp_path: Path) -> None:
+    result = ran(kernels_for_macos(tmp_path, "-ffp-contract=fast"))
+    assert [problem for problem in result.problems if "inner_product many" in problem]
+
+
+@pytest.mark.parametrize(
+    "word",
+    [0x4E829420, 0xF8200020, 0x04E0E3E0],
+    ids=["sdot", "LSE", "SVE"],
+)
+def test_what_a_cpu_of_armv8_0_would_not_run_is_stopped(word: int, tmp_path: Path) -> None:
+    content = bytearray(kernels_for_macos(tmp_path))
+    parsed = lief.MachO.parse(bytes(content)).at(0)
+    symbol = next(each for each in parsed.symbols if "hamming_one" in each.name)
+    place = parsed.virtual_address_to_offset(symbol.value)
+    content[place : place + 4] = word.to_bytes(4, "little")
+    problems = ran(bytes(content)).problems
+    assert problems
+    for problem in problems:
+        assert "neon, hamming" in problem and "stopped by the CPU" in problem
+
+
+def test_a_file_without_the_kernels_is_a_problem_or_an_error(tmp_path: Path) -> None:
+    content = kernels_for_macos(tmp_path)
+    (problem,) = ran(content, "scalar").problems
+    assert "has no kernel set scalar" in problem
+    build = planted_code.compile_with(LINUX, cache.folder("wheels") / "zig", tmp_path)
+    elf = build(planted_code.IN_KERNEL.format(name="neon", attributes="")).read_bytes()
+    for wrong in (b"", b"\xcf\xfa\xed\xfe", elf):
+        with pytest.raises(WheelError, match=r"planted.so: not a Mach-O file for 64-bit Arm"):
+            ran(wrong)
+
+
+def test_the_table_is_that_of_the_library() -> None:
+    """The emulator reads the table of functions by their order."""
+    header = (ROOT / "cpp/kernels/kernel_table.hpp").read_text()
+    members = re.findall(r"^    (\S+) (\w+);", header.partition("struct KernelTable {")[2].partition("};")[0], re.M)
+    assert [name for kind, name in members if kind == "Kernel"] == list(KERNELS)
+    assert [name for kind, name in members if kind == "ManyCodes"] == list(CODE_KERNELS)
+    assert len(members) == len(KERNELS) + len(CODE_KERNELS)
+
+
+def test_the_command_says_that_only_kernels_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = tmp_path / "constann-0.1.0-cp311-cp311-macosx_11_0_arm64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("constann/_core.cpython-311-darwin.so", kernels_for_macos(tmp_path))
+    assert main(["macos", str(wheel)]) == 1  # the scalar set is not in it
+    told = capsys.readouterr().out
+    assert "neon: 11 kernels, " in told and "has no kernel set scalar" in told
+    assert "Only kernels ran" in told and "the wheels workflow" in told
+    assert main(["macos", str(tmp_path / "missing.whl")]) == 2
+
+
+@pytest.mark.slow
+def test_the_kernels_of_a_wheel_run_and_a_planted_bit_in_one_is_seen(tmp_path: Path) -> None:
+    whole = wheels.build_wheel(MACOS, ROOT, tmp_path, cache=cache.folder("wheels"))
+    assert main(["macos", str(whole)]) == 0
+    fault = {"CONSTANN_PLANT_LAST_BIT": "neon"}
+    wrong = wheels.build_wheel(MACOS, ROOT, tmp_path / "wrong", cache=cache.folder("wheels"), defines=fault)
+    name, content = macos_kernels.extension_in(wrong)
+    scalar, neon = run_kernels(name, content, ["scalar", "neon"])
+    assert neon.problems and not scalar.problems
