@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci import elsewhere, wheels
+from ci import elsewhere
 from ci.audit.binaries import is_binary
+from ci.backend import date_of
 from ci.platforms import Target, load, load_images, load_targets
 from ci.progress import say, step
 from ci.wheel_file import WheelError
@@ -97,7 +98,7 @@ def container_problems(show: Callable[[Sequence[Compared]], None] = lambda compa
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
         source = Path(work, "here", "source")
         _copy_sources(_ROOT, source, _DAYS[0])
-        date = wheels.date_of(_ROOT)
+        date = date_of(_ROOT)
         first, second = Path(work, "here", "dist"), Path(work, "there")
         _run_harness(
             source, ["wheels", "--platform", target.name, "--python", load_images().python], first, date=date, which=0
@@ -307,7 +308,7 @@ def _build(
 ) -> Path:
     """Copy the sources into a folder and build all there with the copy's own harness; return where the files are."""
     source, output = folder / "source", folder / "dist"
-    date = wheels.date_of(_ROOT)
+    date = date_of(_ROOT)
     _copy_sources(_ROOT, source, _DAYS[which])
     if plant:
         plant(source)

@@ -61,7 +61,9 @@ class Verdict:
         """Return the functions that would die on the CPU, save those of ours that ask the CPU first."""
         asked = [each for each in self.processors if each.runs(binary.architecture)]
         dying = [use for use in self.scanned[binary] if any(set(use.sets) - each.sets for each in asked)]
-        return [use for use in dying if not (self.target and rules.asks_first(use, self.target))]
+        if self.target:
+            return [use for use in dying if not rules.asks_first(use, self.target)]
+        return [use for use in dying if not _of_a_runtime(use, binary, asked)]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.files and not arguments.installed:
         raise WheelError("name a wheel, a compiled file, or an installed package (--installed NAME)")
     processor = find_processor(arguments.cpu) if arguments.cpu else None
-    verdicts = [_verdict(str(path), read_binaries(path), path, processor) for path in arguments.files]
+    verdicts = [verdict_of(str(path), read_binaries(path), path, processor) for path in arguments.files]
     for name in arguments.installed:
-        verdicts.append(_verdict(name, _installed(name, arguments.python), None, processor))
+        verdicts.append(verdict_of(name, _installed(name, arguments.python), None, processor))
     if arguments.json:
         print(json.dumps([_as_json(verdict) for verdict in verdicts], indent=1))
     else:
@@ -103,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(verdict.faults for verdict in verdicts) else 0
 
 
-def _verdict(name: str, scanned: Scanned, path: Path | None, processor: Processor | None) -> Verdict:
+def verdict_of(name: str, scanned: Scanned, path: Path | None, processor: Processor | None) -> Verdict:
+    """Return what the audit says of a file that was disassembled; `path` is given for a wheel or compiled file."""
     target, abi = _ours(path) if path and path.match("constann-*.whl") else (None, "")
     if path and target and processor is None:
         return Verdict(name, scanned, tuple(audit_wheel(path, target, abi, scanned)), target=target)
@@ -121,6 +124,18 @@ def _verdict(name: str, scanned: Scanned, path: Path | None, processor: Processo
         if (dying := verdict.deaths(binary))
     ]
     return replace(verdict, faults=tuple(faults))
+
+
+def _of_a_runtime(use: Use, binary: Binary, asked: Sequence[Processor]) -> bool:
+    """Whether it is a function of a compiler's own library, by its name in platforms/, that asks the CPU first."""
+    return all(
+        any(
+            set(use.sets) - each.sets <= rules.allowed_sets(use.function.names, target)
+            for target in load_targets().values()
+            if target.architecture == binary.architecture and target.system == binary.system
+        )
+        for each in asked
+    )
 
 
 def _ours(path: Path) -> tuple[Target, str]:
