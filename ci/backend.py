@@ -88,11 +88,14 @@ class BuildEnvironment(IsolatedEnv):
         """Return the variables that put its programs first."""
         return {"PATH": os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])}
 
-    def packages(self) -> dict[str, str]:
-        """Return the version of each package in it, but for pip."""
+    def packages_with_headers(self) -> dict[str, str]:
+        """Return the version of each package in it that has headers, which a compiler may have read."""
         places = [str(each) for each in (self.folder / "lib").glob("python*/site-packages")]
-        found = {each.name: each.version for each in distributions(path=places)}
-        return {name: version for name, version in found.items() if name != "pip"}
+        return {
+            each.name: each.version
+            for each in distributions(path=places)
+            if any(file.suffix in (".h", ".hpp", ".hh") for file in each.files or ())
+        }
 
 
 def open_project(

@@ -29,7 +29,16 @@ _ROOT = Path(__file__).resolve().parent.parent
 Completion = Callable[[Path, Path, Sequence[Path]], None]
 
 
-def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str, tag: str | None = None) -> Path:
+def finish_wheel(
+    raw: Path,
+    target: Target,
+    abi: str,
+    output: Path,
+    *,
+    date: str,
+    tag: str | None = None,
+    cross_compiled: bool = False,
+) -> Path:
     """Write the finished wheel and return it.
 
     Parameters
@@ -46,6 +55,8 @@ def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str
         Seconds since 1970: the date of all files inside.
     tag
         The platform tag, where it is not the target's.
+    cross_compiled
+        Whether ziglang compiled it here, for the list of parts.
 
     Raises
     ------
@@ -55,7 +66,7 @@ def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str
 
     def complete(folder: Path, information: Path, extensions: Sequence[Path]) -> None:
         _write_manifest(folder, target)
-        sbom.write(folder, information, extensions, sbom.headers_of_ours())
+        sbom.write(folder, information, extensions, sbom.headers_of_ours(), cross_compiled=cross_compiled)
 
     tags = [str(each) for each in expected_tags(target, abi, tag)]
     return repack(raw, target, tags, output, date=date, policy=tag or target.wheel.tag, complete=complete)

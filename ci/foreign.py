@@ -223,7 +223,9 @@ def _build(
         raw = Path(builder.build("wheel", own / "raw"))
     except BuildBackendException:
         raise log.failure(f"{sources.folder.name} does not build for {target.name}") from None
-    wheel = _finish(raw, target, version, own / "finished", date=sources.date, built_with=environment.packages())
+    wheel = _finish(
+        raw, target, version, own / "finished", date=sources.date, built_with=environment.packages_with_headers()
+    )
     remarks = tuple(dict.fromkeys(notes.read_text().splitlines())) if notes.exists() else ()
     name = wheel.path.name
     return Built(target, version, wheel, verdict_of(name, read_binaries(wheel.path), wheel.path, None), remarks)
@@ -295,7 +297,7 @@ def _finish(
     names = [str(each) for each in expected_tags(target, abi_of(version))]
 
     def complete(folder: Path, information: Path, extensions: Sequence[Path]) -> None:
-        sbom.write(folder, information, extensions, sbom.build_requirements(built_with))
+        sbom.write(folder, information, extensions, sbom.build_requirements(built_with), cross_compiled=True)
 
     finished = repack(raw, target, names, output, date=date, policy=target.wheel.tag, complete=complete)
     return read_wheel(finished)

@@ -70,7 +70,7 @@ def problems(
     Parameters
     ----------
     targets, pythons
-        What to build for.
+        What to build for; without targets, the sdist alone.
     fresh_cache
         Whether the second build has an empty cache, and so compiles zig's standard library again.
     plant
@@ -312,10 +312,12 @@ def _build(
     _copy_sources(_ROOT, source, _DAYS[which])
     if plant:
         plant(source)
-    words = [f"--platform={each.name}" for each in targets] + [f"--python={each}" for each in pythons]
+    words = [f"--platform={each.name}" for each in targets]
+    words += [f"--python={each}" for each in pythons if words]
     begin = time.monotonic()
     _run_harness(source, ["sdist"], output, date=date, which=which, cache=cache)
-    _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
+    if words:
+        _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
     say(f"build {which + 1} of 2, in {source}: {time.monotonic() - begin:.1f} s")
     return output
 

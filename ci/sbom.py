@@ -30,13 +30,22 @@ _LIBCXX = b"St3__1"
 _CXX_INSIDE = b"N10__cxxabiv120__si_class_type_infoE\0"
 
 _LICENCES = {"libc++": "Apache-2.0 WITH LLVM-exception", "libstdc++": "GPL-3.0-or-later WITH GCC-exception-3.1"}
+# Both come with a compiler, which leaves its version in ELF files.
+_COMPILERS = {"libc++": r"clang version ([\d.]+)", "libstdc++": r"GCC: \(.*?\) ([\d.]+)"}
 _DESCRIPTIONS = {
     "libc++": "LLVM's C++ library with libc++abi and libunwind",
     "libstdc++": "GCC's C++ library with its support library",
 }
 
 
-def write(folder: Path, information: Path, extensions: Sequence[Path], built_from: Iterable[Component]) -> Path:
+def write(
+    folder: Path,
+    information: Path,
+    extensions: Sequence[Path],
+    built_from: Iterable[Component],
+    *,
+    cross_compiled: bool,
+) -> Path:
     """Write `<name>.cdx.json` beside the wheel's metadata and return its path.
 
     Parameters
@@ -49,6 +58,8 @@ def write(folder: Path, information: Path, extensions: Sequence[Path], built_fro
         Its compiled files.
     built_from
         What else is inside the machine code: `headers_of_ours` or `build_requirements`.
+    cross_compiled
+        Whether ziglang compiled them here; the files do not tell it from any other Clang.
     """
     metadata = BytesParser().parsebytes((information / "METADATA").read_bytes())
     name, release = str(metadata["Name"]), str(metadata["Version"])
@@ -61,7 +72,11 @@ def write(folder: Path, information: Path, extensions: Sequence[Path], built_fro
         licenses=_licences(metadata),
         description=str(metadata["Summary"]),
     )
-    parts = [*built_from, *_runtimes(extensions), *(_file(each, folder) for each in extensions)]
+    parts = [
+        *built_from,
+        *_runtimes(extensions, cross_compiled=cross_compiled),
+        *(_file(each, folder) for each in extensions),
+    ]
     bom = Bom(components=parts, dependencies=[Dependency(whole.bom_ref, [Dependency(part.bom_ref) for part in parts])])
     bom.metadata.component = whole
     bom.serial_number = _serial_number(parts)
@@ -106,7 +121,7 @@ def _licences(metadata: Message) -> list[LicenseExpression | DisjunctiveLicense]
     return [DisjunctiveLicense(name=named.splitlines()[0])] if named and named != "UNKNOWN" else []
 
 
-def _runtimes(extensions: Iterable[Path]) -> list[Component]:
+def _runtimes(extensions: Iterable[Path], *, cross_compiled: bool) -> list[Component]:
     """Return the C++ libraries that were linked into compiled files; one that they ask the system for is no part."""
     found = {runtime: comment for each in extensions for runtime, comment in [_runtime(each)] if runtime}
     parts = []
@@ -119,12 +134,12 @@ def _runtimes(extensions: Iterable[Path]) -> list[Component]:
             licenses=[LicenseExpression(_LICENCES[name])],
             description=f"{_DESCRIPTIONS[name]}, linked into the machine code",
         )
-        if name == "libc++" and "zig" in comment:
+        if name == "libc++" and cross_compiled:
             zig = version("ziglang")
             part.version = f"ziglang-{zig}"
             part.purl = PackageURL("pypi", None, "ziglang", zig, subpath="lib/libcxx")
-        elif gcc := re.search(r"GCC: \(.*?\) ([\d.]+)", comment):
-            part.version = gcc[1]
+        elif compiler := re.search(_COMPILERS[name], comment):
+            part.version = compiler[1]
         parts.append(part)
     return parts
 
@@ -141,8 +156,7 @@ def _runtime(path: Path) -> tuple[str, str]:
         return "", ""
     if _LIBCXX not in content:
         return "libstdc++", _comment(parsed)
-    # Apple's own is never linked in: a Mach-O file that has it inside was made by zig.
-    return "libc++", "zig" if isinstance(parsed, lief.MachO.Binary) else _comment(parsed)
+    return "libc++", _comment(parsed)
 
 
 def _comment(parsed: "lief.ELF.Binary | lief.MachO.Binary") -> str:

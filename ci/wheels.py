@@ -3,9 +3,11 @@
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -141,7 +143,7 @@ def _build_platform(
                 core = {"CONSTANN_CORE": str(library)}
             raw = _compile(builder, Path(work, version), toolchain, {**defines, **core}, log)
             progress(f"{platform.name}: naming and checking the wheel for Python {version}")
-            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date)
+            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date, cross_compiled=True)
             check_wheel(wheel, platform, abi_of(version))
             output.mkdir(parents=True, exist_ok=True)
             with kept.whole(output / wheel.name) as place:
@@ -226,7 +228,8 @@ def run(arguments: argparse.Namespace) -> int:
     pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
-    _print_table((known[name], read_wheel(path)) for (name, _), path in paths.items())
+    rows = [_row(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
+    _print_table([*rows, *_workflow_rows(wanted, pythons)])
     return 0
 
 
@@ -248,21 +251,46 @@ def _run_foreign(arguments: argparse.Namespace) -> int:
             switches=switches,
             asks_first=arguments.asks_first,
         )
-    _print_table((each.target, each.wheel) for each in built)
+    _print_table(_row(each.target, each.wheel, "built and audited, not run") for each in built)
     print(*foreign.remarks(built), sep="\n")
     print(foreign.use_lines(built, arguments.output))
     return 0
 
 
-def _print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
+Row = tuple[str, ...]
+
+
+def _row(target: Target, wheel: Wheel, proof: str) -> Row:
+    sets = summary(read_binaries(wheel.path), target)
+    return (target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, proof)
+
+
+def _workflow_rows(targets: Iterable[Target], pythons: Sequence[str]) -> list[Row]:
+    """Return a row for each wheel that a release has and that was not built here: the workflow alone makes it."""
+    return [
+        (target.name, f"{target.wheel.tag} for Python {version}", "-", "-", "-", "-", "workflow only: not built here")
+        for target in targets
+        for version in released_pythons()
+        if version not in pythons
+    ]
+
+
+def released_pythons() -> list[str]:
+    """Return every Python that a release has wheels for, such as "3.13" or "3.14t": what cibuildwheel builds for."""
+    chosen = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]["build"]
+    words = chosen.split() if isinstance(chosen, str) else chosen
+    found = [re.match(r"cp(\d)(\d+t?)-", word) for word in words]
+    return list(dict.fromkeys(f"{each[1]}.{each[2]}" for each in found if each))
+
+
+def _print_table(rows: Iterable[Row]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("platform", "file", "size", "SHA-256", "floor", "instruction sets", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for target, wheel in wheels:
-        sets = summary(read_binaries(wheel.path), target)
-        table.add_row(target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, target.proof)
+    for row in rows:
+        table.add_row(*row)
     # Names and digests are there to be copied: a terminal may wrap the lines, but nothing is cut.
-    Console(width=1000, soft_wrap=True).print(table)
+    Console(width=1000, soft_wrap=True, highlight=False, markup=False).print(table)
 
 
 def _log_name(platform: Target, defines: Mapping[str, str]) -> str:
