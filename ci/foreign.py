@@ -24,12 +24,13 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import parse_wheel_filename
 
 from ci import cache as kept
-from ci import python_headers, sbom
+from ci import machines, python_headers, sbom
 from ci.audit.command import Verdict, verdict_of
 from ci.audit.wheel import read_binaries
 from ci.backend import Log, date_of, inherited, open_project
+from ci.engine import Engine
 from ci.finish import repack
-from ci.platforms import Target
+from ci.platforms import Target, load
 from ci.progress import say, step
 from ci.wheel_file import Wheel, WheelError, abi_of, expected_tags, find_faults, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
@@ -53,6 +54,26 @@ os.uname = lambda: _told
 """
 
 _SETTINGS = "_constann_cross_settings"
+
+EXAMPLE = "annoy==1.17.3"
+"""What the gate builds: the package whose published form dies on CPUs other than its builder's."""
+
+_EXAMPLE_SWITCHES = {"ANNOY_COMPILER_ARGS": "-D_CRT_SECURE_NO_WARNINGS,-DANNOYLIB_MULTITHREADED_BUILD,-mtune=native"}
+
+TRIAL = """\
+import sys
+sys.path[:0] = sys.argv[1:]
+from annoy import AnnoyIndex
+index = AnnoyIndex(3, "angular")
+for row, vector in enumerate(([1, 0, 0], [1, 1, 0], [0, 0, 1])):
+    index.add_item(row, vector)
+index.build(2)
+print(index.get_nns_by_item(0, 2))
+"""
+"""A program that uses it: prints [0, 1]."""
+
+# Without SSE4 and without LSE atomics.
+_OLD_MACHINES = {"linux-x86_64": "core2duo", "linux-aarch64": "cortex-a53"}
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,34 @@ def build(
         for each in built:
             _judge(each, asks_first=asks_first)
         return [_keep(each, output) for each in built]
+
+
+def problems(found: Engine, prepared: Mapping[str, str], python: str, output: Path) -> list[str]:
+    """Build annoy's wheels and run each on an old CPU of its platform; return what went wrong: a stage of the gate.
+
+    Parameters
+    ----------
+    found, prepared, python
+        The engine, the image for each platform's name, and the Python in them: see `ci.images.prepare`.
+    output
+        Where the wheels go.
+    """
+    known = load()
+    try:
+        built = build(EXAMPLE, list(known.values()), [python], output, switches=_EXAMPLE_SWITCHES)
+    except WheelError as error:
+        return [str(error)]
+    faults = []
+    if not any("-mtune=native" in line for line in remarks(built)):
+        faults.append("native tuning was not warned of")
+    wheels = {each.target.name: each.wheel.path for each in built}
+    with machines.Machines(found, known, prepared, wheels) as ready:
+        for name, model in _OLD_MACHINES.items():
+            (machine,) = (each for each in known[name].machines if each.name == model)
+            run = ready.run(machine, ["-c", TRIAL])
+            if run.output != "[0, 1]\n":
+                faults.append(f"{EXAMPLE} on {machine.full_name}: {run.reason or run.output!r}")
+    return faults
 
 
 def find_sources(wanted: str, work: Path) -> Sources:
