@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ci import cache as kept
@@ -26,8 +26,19 @@ from ci.wheel_file import WheelError, expected_tags, read_wheel, target_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
+Completion = Callable[[Path, Path, Sequence[Path]], None]
 
-def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str, tag: str | None = None) -> Path:
+
+def finish_wheel(
+    raw: Path,
+    target: Target,
+    abi: str,
+    output: Path,
+    *,
+    date: str,
+    tag: str | None = None,
+    cross_compiled: bool = False,
+) -> Path:
     """Write the finished wheel and return it.
 
     Parameters
@@ -44,29 +55,61 @@ def finish_wheel(raw: Path, target: Target, abi: str, output: Path, *, date: str
         Seconds since 1970: the date of all files inside.
     tag
         The platform tag, where it is not the target's.
+    cross_compiled
+        Whether ziglang compiled it here, for the list of parts.
 
     Raises
     ------
     WheelError
         When it does not keep the policy of its tag, or cannot be read.
     """
+
+    def complete(folder: Path, information: Path, extensions: Sequence[Path]) -> None:
+        _write_manifest(folder, target)
+        sbom.write(folder, information, extensions, sbom.headers_of_ours(), cross_compiled=cross_compiled)
+
+    tags = [str(each) for each in expected_tags(target, abi, tag)]
+    return repack(raw, target, tags, output, date=date, policy=tag or target.wheel.tag, complete=complete)
+
+
+def repack(
+    raw: Path, target: Target, tags: Sequence[str], output: Path, *, date: str, policy: str, complete: Completion
+) -> Path:
+    """Write any project's wheel with its true tags and with reproducible bytes, and return it.
+
+    Parameters
+    ----------
+    raw, target, output, date
+        As for `finish_wheel`.
+    tags
+        All tags, each such as "cp311-cp311-manylinux_2_17_x86_64".
+    policy
+        The platform tag that auditwheel must find it to keep (Linux).
+    complete
+        Adds files to the unpacked wheel; given its folder, that of its metadata, and its compiled files.
+
+    Raises
+    ------
+    WheelError
+        When it does not keep the policy, or cannot be read.
+    """
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="constann-finish-") as work:
         folder = _unpack(raw, Path(work), date)
         (information,) = folder.glob("*.dist-info")
-        for extension in sorted(folder.rglob("*.so")):
+        extensions = sorted(folder.rglob("*.so"))
+        for extension in extensions:
             if target.wheel.c_library:
                 _name_c_library(extension, target.wheel.c_library)
             if target.system == "Darwin":
                 macho.clean(extension)
-        _write_manifest(folder, target)
-        sbom.write(folder, information, sorted(folder.rglob("*.so")))
-        _write_tags(information / "WHEEL", [str(each) for each in expected_tags(target, abi, tag)])
+        complete(folder, information, extensions)
+        _write_tags(information / "WHEEL", tags)
         Path(work, "packed").mkdir()
         _tool(["wheel", "pack", "--dest-dir", str(Path(work, "packed")), str(folder)], date)
         (packed,) = Path(work, "packed").glob("*.whl")
         if target.system == "Linux":
-            judge(packed, tag or target.wheel.tag)
+            judge(packed, policy)
         with kept.whole(output / packed.name) as place:
             shutil.copyfile(packed, place)
     return output / packed.name

@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci import elsewhere, wheels
+from ci import elsewhere
 from ci.audit.binaries import is_binary
+from ci.backend import date_of
 from ci.platforms import Target, load, load_images, load_targets
 from ci.progress import say, step
 from ci.wheel_file import WheelError
@@ -69,7 +70,7 @@ def problems(
     Parameters
     ----------
     targets, pythons
-        What to build for.
+        What to build for; without targets, the sdist alone.
     fresh_cache
         Whether the second build has an empty cache, and so compiles zig's standard library again.
     plant
@@ -97,7 +98,7 @@ def container_problems(show: Callable[[Sequence[Compared]], None] = lambda compa
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
         source = Path(work, "here", "source")
         _copy_sources(_ROOT, source, _DAYS[0])
-        date = wheels.date_of(_ROOT)
+        date = date_of(_ROOT)
         first, second = Path(work, "here", "dist"), Path(work, "there")
         _run_harness(
             source, ["wheels", "--platform", target.name, "--python", load_images().python], first, date=date, which=0
@@ -307,14 +308,16 @@ def _build(
 ) -> Path:
     """Copy the sources into a folder and build all there with the copy's own harness; return where the files are."""
     source, output = folder / "source", folder / "dist"
-    date = wheels.date_of(_ROOT)
+    date = date_of(_ROOT)
     _copy_sources(_ROOT, source, _DAYS[which])
     if plant:
         plant(source)
-    words = [f"--platform={each.name}" for each in targets] + [f"--python={each}" for each in pythons]
+    words = [f"--platform={each.name}" for each in targets]
+    words += [f"--python={each}" for each in pythons if words]
     begin = time.monotonic()
     _run_harness(source, ["sdist"], output, date=date, which=which, cache=cache)
-    _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
+    if words:
+        _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
     say(f"build {which + 1} of 2, in {source}: {time.monotonic() - begin:.1f} s")
     return output
 

@@ -3,58 +3,31 @@
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
-import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-from build import BuildBackendException, BuildException, ProjectBuilder
-from build.env import DefaultIsolatedEnv, IsolatedEnv
+from build import BuildBackendException, ProjectBuilder
 from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci import python_headers
+from ci import foreign, python_headers
 from ci.audit.manifest import summary
 from ci.audit.wheel import check_wheel, read_binaries
+from ci.backend import NO_COMMIT, BuildEnvironment, Log, date_of, inherited, open_project
 from ci.finish import finish_wheel
-from ci.platforms import Target, load_images, load_targets
+from ci.platforms import Target, load, load_images, load_targets
 from ci.progress import say, step
 from ci.wheel_file import Wheel, WheelError, abi_of, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
 
 _ROOT = Path(__file__).resolve().parent.parent
-
-# The flags of whoever runs us must not reach a release; proxies, package indexes and CA bundles must.
-_DROPPED = frozenset(
-    {
-        "ARCHFLAGS",
-        "CC",
-        "CFLAGS",
-        "CPATH",
-        "CPLUS_INCLUDE_PATH",
-        "CPPFLAGS",
-        "CXX",
-        "CXXFLAGS",
-        "C_INCLUDE_PATH",
-        "DESTDIR",
-        "LDFLAGS",
-        "LIBRARY_PATH",
-        "PYTHONHOME",
-        "PYTHONPATH",
-    }
-)
-_DROPPED_PREFIXES = ("CMAKE_", "SKBUILD_", "ZIG_")
-_KEPT = frozenset({"CMAKE_BUILD_PARALLEL_LEVEL"})
-
-# The date of the files in a wheel built from no commit. Any fixed one serves; zip archives begin in 1980.
-_NO_COMMIT = "1577836800"
-
-_LINES_SHOWN = 40
 
 
 def build_wheel(
@@ -151,16 +124,16 @@ def _build_platform(
 ) -> dict[str, Path]:
     """Build the wheels of one platform; see `build_wheels`."""
     date = date_of(source)
-    if date == _NO_COMMIT:
+    if date == NO_COMMIT:
         progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
-    log = _Log.fresh(cache / "logs" / _log_name(platform, defines))
+    log = Log.fresh(cache / "logs" / _log_name(platform, defines))
     wheels = {}
     with tempfile.TemporaryDirectory(prefix="constann-wheel-") as work:
         core: Mapping[str, str] = {}
         for version, folder in headers.items():
             toolchain = make_toolchain(platform, cache / "zig", folder, once=True)
             variables = _variables(platform, toolchain, date, version)
-            builder, environment = _builder(source, cache, log, variables)
+            builder, environment = open_project(source, cache, log, variables)
             if not core:
                 progress(f"{platform.name}: compiling for {platform.compiler.zig_target}")
                 entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), **defines}
@@ -170,7 +143,7 @@ def _build_platform(
                 core = {"CONSTANN_CORE": str(library)}
             raw = _compile(builder, Path(work, version), toolchain, {**defines, **core}, log)
             progress(f"{platform.name}: naming and checking the wheel for Python {version}")
-            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date)
+            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date, cross_compiled=True)
             check_wheel(wheel, platform, abi_of(version))
             output.mkdir(parents=True, exist_ok=True)
             with kept.whole(output / wheel.name) as place:
@@ -181,9 +154,9 @@ def _build_platform(
 
 def build_sdist(source: Path, output: Path, *, cache: Path) -> Path:
     """Build the source archive, whose bytes depend on the sources and the commit's date alone, and return it."""
-    log = _Log.fresh(cache.absolute() / "logs" / "sdist.txt")
-    inherited = _inherited() | {"SOURCE_DATE_EPOCH": date_of(source)}
-    builder, _ = _builder(source, cache.absolute(), log, inherited)
+    log = Log.fresh(cache.absolute() / "logs" / "sdist.txt")
+    given = inherited() | {"SOURCE_DATE_EPOCH": date_of(source)}
+    builder, _ = open_project(source, cache.absolute(), log, given)
     output.mkdir(parents=True, exist_ok=True)
     try:
         return Path(builder.build("sdist", output.absolute()))
@@ -224,28 +197,100 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("dist"), metavar="DIR", help="where the wheels go (default: dist)"
     )
+    parser.add_argument(
+        "--sdist",
+        metavar="NAME==VERSION|FILE|FOLDER",
+        help="build another project's wheels for Linux instead: from a package index, an sdist, or a checkout",
+    )
+    parser.add_argument(
+        "--env",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with --sdist: a switch of the project's own build, such as ANNOY_COMPILER_ARGS=-O2; may be repeated",
+    )
+    parser.add_argument(
+        "--asks-first",
+        action="store_true",
+        help="with --sdist: the project asks the CPU before it runs instructions beyond the baseline: tell them, and"
+        " keep the wheel",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the wheels asked for and print one table; return the exit status."""
     known = load_targets()
+    if arguments.sdist:
+        return _run_foreign(arguments)
+    if arguments.env or arguments.asks_first:
+        raise WheelError("--env and --asks-first are for other projects' wheels: name one with --sdist")
     wanted = [known[name] for name in dict.fromkeys(arguments.platforms or known)]
     pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
-    _print_table((known[name], read_wheel(path)) for (name, _), path in paths.items())
+    rows = [_row(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
+    _print_table([*rows, *_workflow_rows(wanted, pythons)])
     return 0
 
 
-def _print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
+def _run_foreign(arguments: argparse.Namespace) -> int:
+    """Build another project's wheels; see ci/foreign.py."""
+    targets = [each for each in load().values() if not arguments.platforms or each.name in arguments.platforms]
+    if other := set(arguments.platforms or ()) - {each.name for each in targets}:
+        raise WheelError(f"another project's wheels are built for Linux with glibc alone, not for {', '.join(other)}")
+    if wrong := [each for each in arguments.env if "=" not in each]:
+        raise WheelError(f"--env {wrong[0]}: say NAME=VALUE")
+    switches = dict(each.split("=", 1) for each in arguments.env)
+    pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
+    with step(f"wheels of {arguments.sdist}"):
+        built = foreign.build(
+            arguments.sdist,
+            targets,
+            pythons,
+            arguments.output,
+            switches=switches,
+            asks_first=arguments.asks_first,
+        )
+    _print_table(_row(each.target, each.wheel, "built and audited, not run") for each in built)
+    print(*foreign.remarks(built), sep="\n")
+    print(foreign.use_lines(built, arguments.output))
+    return 0
+
+
+Row = tuple[str, ...]
+
+
+def _row(target: Target, wheel: Wheel, proof: str) -> Row:
+    sets = summary(read_binaries(wheel.path), target)
+    return (target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, proof)
+
+
+def _workflow_rows(targets: Iterable[Target], pythons: Sequence[str]) -> list[Row]:
+    """Return a row for each wheel that a release has and that was not built here: the workflow alone makes it."""
+    return [
+        (target.name, f"{target.wheel.tag} for Python {version}", "-", "-", "-", "-", "workflow only: not built here")
+        for target in targets
+        for version in released_pythons()
+        if version not in pythons
+    ]
+
+
+def released_pythons() -> list[str]:
+    """Return every Python that a release has wheels for, such as "3.13" or "3.14t": what cibuildwheel builds for."""
+    chosen = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]["build"]
+    words = chosen.split() if isinstance(chosen, str) else chosen
+    found = [re.match(r"cp(\d)(\d+t?)-", word) for word in words]
+    return list(dict.fromkeys(f"{each[1]}.{each[2]}" for each in found if each))
+
+
+def _print_table(rows: Iterable[Row]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("platform", "file", "size", "SHA-256", "floor", "instruction sets", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for target, wheel in wheels:
-        sets = summary(read_binaries(wheel.path), target)
-        table.add_row(target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, target.proof)
+    for row in rows:
+        table.add_row(*row)
     # Names and digests are there to be copied: a terminal may wrap the lines, but nothing is cut.
-    Console(width=1000, soft_wrap=True).print(table)
+    Console(width=1000, soft_wrap=True, highlight=False, markup=False).print(table)
 
 
 def _log_name(platform: Target, defines: Mapping[str, str]) -> str:
@@ -254,95 +299,13 @@ def _log_name(platform: Target, defines: Mapping[str, str]) -> str:
     return f"{platform.name}{f'-{digest}' if defines else ''}.txt"
 
 
-@dataclass(frozen=True)
-class _Log:
-    """Where the output of the tools goes: one file a platform, whose end is in the error when a tool fails."""
-
-    path: Path
-
-    @classmethod
-    def fresh(cls, path: Path) -> "_Log":
-        """Begin the log anew."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
-        return cls(path)
-
-    def run(self, command: Sequence[str], variables: Mapping[str, str], cwd: str | None) -> None:
-        """Run a command with its output in the log; raises CalledProcessError."""
-        with self.path.open("a") as file:
-            print(f"$ {' '.join(command)}", file=file, flush=True)
-            subprocess.run(command, cwd=cwd, env=dict(variables), stdout=file, stderr=file, check=True)
-
-    def failure(self, what: str) -> WheelError:
-        """Return the error for a tool that failed, with the end of the log."""
-        lines = self.path.read_text(errors="replace").splitlines()
-        shown = "\n".join(f"  {line}" for line in lines[-_LINES_SHOWN:])
-        return WheelError(f"{what}; the end of {self.path}:\n{shown}")
-
-
-@dataclass(frozen=True)
-class _BuildEnvironment(IsolatedEnv):
-    """A kept environment with the project's build requirements.
-
-    Kept, because installing takes long, and the compiler's cache knows headers again by their path alone.
-    """
-
-    folder: Path
-
-    @property
-    def python_executable(self) -> str:
-        return str(self.folder / "bin" / "python")
-
-    def make_extra_environ(self) -> Mapping[str, str]:
-        return {"PATH": os.pathsep.join([str(self.folder / "bin"), os.environ.get("PATH", os.defpath)])}
-
-
-def _builder(
-    source: Path, cache: Path, log: _Log, variables: Mapping[str, str]
-) -> tuple[ProjectBuilder, _BuildEnvironment]:
-    """Return the project's builder, whose backend runs with these variables, and the environment it runs in."""
-
-    def run_hook(cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None) -> None:
-        log.run(cmd, {**variables, **(extra_environ or {})}, cwd)
-
-    try:
-        requirements = ProjectBuilder(source).build_system_requires
-        environment = _build_environment(requirements, source, cache / "environments")
-        return ProjectBuilder.from_isolated_env(environment, source, run_hook), environment
-    except (BuildException, BuildBackendException) as error:
-        raise WheelError(f"{source} is no project that can be built: {error}") from error
-
-
-def _build_environment(requirements: Iterable[str], source: Path, folder: Path) -> _BuildEnvironment:
-    """Return an environment with these requirements, made where there is none for this Python."""
-    key = "\n".join([sys.version, sys.base_prefix, *sorted(requirements)])
-    environment = folder / hashlib.sha256(key.encode()).hexdigest()[:16]
-    finished = environment / "finished"
-    folder.mkdir(parents=True, exist_ok=True)
-    with kept.lock(environment.with_suffix(".lock")):
-        if not finished.exists():
-            shutil.rmtree(environment, ignore_errors=True)
-            try:
-                # Entered by hand: leaving it as a context would remove the folder.
-                made = DefaultIsolatedEnv(path=str(environment)).__enter__()
-                made.install([*requirements])
-                made.install(ProjectBuilder.from_isolated_env(made, source).get_requires_for_build("wheel"))
-            except subprocess.CalledProcessError as error:
-                raise WheelError(
-                    f"{source / 'pyproject.toml'}: the build requirements cannot be installed, see pip's"
-                    " output above: is a package index within reach? PIP_INDEX_URL and the like are honoured"
-                ) from error
-            finished.touch()
-    return _BuildEnvironment(environment)
-
-
 def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) -> dict[str, str]:
     """Return the variables that the build backend runs with: ours without flags, and the target's names.
 
     pip must not see them: by _PYTHON_HOST_PLATFORM it would install CMake and Ninja for the target.
     """
     return {
-        **_inherited(),
+        **inherited(),
         **toolchain.environment,
         "SETUPTOOLS_EXT_SUFFIX": platform.wheel.extension_suffix.format(abi=abi_of(version)),
         "SOURCE_DATE_EPOCH": date,
@@ -350,39 +313,14 @@ def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) 
     }
 
 
-def _inherited() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if name in _KEPT or (name not in _DROPPED and not name.startswith(_DROPPED_PREFIXES))
-    }
-
-
-def date_of(source: Path) -> str:
-    """Return the date of the files in a wheel, in seconds since 1970: the environment's, else the commit's.
-
-    Never the clock's: without a commit it is a fixed one.
-    """
-    if chosen := os.environ.get("SOURCE_DATE_EPOCH"):
-        return chosen
-    # Whoever owns it: git would refuse another user's repository, and the wheel would silently be another one.
-    trusted = f"safe.directory={source.resolve()}"
-    command = ["git", "-c", trusted, "-C", str(source), "log", "-1", "--format=%ct"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, no repository, no commit
-        return _NO_COMMIT
-    return answer or _NO_COMMIT
-
-
 def _compile_core(
     source: Path,
     work: Path,
-    environment: _BuildEnvironment,
+    environment: BuildEnvironment,
     *,
     entries: Mapping[str, str],
     variables: Mapping[str, str],
-    log: _Log,
+    log: Log,
 ) -> Path:
     """Compile what knows nothing of Python, and return the library."""
     cmake = str(environment.folder / "bin" / "cmake")
@@ -396,9 +334,7 @@ def _compile_core(
     return work / "libconstann_core.a"
 
 
-def _compile(
-    builder: ProjectBuilder, output: Path, toolchain: Toolchain, defines: Mapping[str, str], log: _Log
-) -> Path:
+def _compile(builder: ProjectBuilder, output: Path, toolchain: Toolchain, defines: Mapping[str, str], log: Log) -> Path:
     """Run the project's own build backend and return its wheel, still tagged linux_…."""
     entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), **defines}
     settings = {f"cmake.define.{name}": value for name, value in entries.items()}

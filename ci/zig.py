@@ -17,6 +17,11 @@ _COMPILER = """\
 #!/bin/sh
 # Written by ci/zig.py: changes are lost.
 export {environment}
+# A flag that is left out is said to be; in a build of someone else's package, also to whoever asked for it.
+left_out() {{
+  echo "$1 is left out: $2" >&2
+  [ -z "$CONSTANN_CROSS_NOTES" ] || echo "$1 is left out: $2" >>"$CONSTANN_CROSS_NOTES"
+}}
 skip=
 for flag; do
   shift
@@ -31,6 +36,19 @@ for flag; do
       version=${{flag#-march=armv8.}}
       flag=-mcpu=generic+v8_${{version%%-*}}a${{version#?-a}} ;;
     -bundle) flag=-dynamiclib ;; # zig's linker makes no bundles; Python loads both
+    -mtune=native)
+      left_out "$flag" "code tuned for the CPU that compiles is another wheel on each machine that builds it"
+      continue ;;
+    -march=native | -mcpu=native)
+      if [ -n "$CONSTANN_CROSS_NOTES" ]; then
+        left_out "$flag" "the wheel must run on every {architecture} CPU, not on the one that compiles alone"
+        continue
+      fi ;;
+    -fopenmp | -fopenmp=*)
+      if [ -n "$CONSTANN_CROSS_NOTES" ]; then
+        left_out "$flag" "the cross-compiler brings no OpenMP: loops marked for it run in one thread"
+        continue
+      fi ;;
     -mtune=generic | -Wl,-headerpad_max_install_names | -headerpad_max_install_names) continue ;;
     *CMakeC*CompilerId.c*) set -- "$@" -c ;; # never linked: it would compile a standard library for nothing
   esac
@@ -64,6 +82,11 @@ class Toolchain:
     file: Path
     environment: Mapping[str, str]
 
+    @property
+    def tools(self) -> Path:
+        """Return the folder of `cc`, `c++`, `ar` and `ranlib`, for what does not use CMake."""
+        return Path(self.environment["CONSTANN_CROSS_TOOLS"])
+
 
 def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, *, once: bool) -> Toolchain:
     """Write the compiler wrappers for a platform and return the toolchain.
@@ -92,6 +115,7 @@ def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, 
         "environment": f"ZIG_GLOBAL_CACHE_DIR={shlex.quote(str(folder / 'cache'))}"
         f" ZIG_LOCAL_CACHE_DIR={shlex.quote(str(folder / 'cache'))}",
         "target": platform.compiler.zig_target,
+        "architecture": platform.architecture,
         "cpu": platform.compiler.zig_cpu,
     }
     for name, template in {"cc": _COMPILER, "c++": _COMPILER, "ar": _TOOL, "ranlib": _TOOL}.items():

@@ -4,7 +4,7 @@ import argparse
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from email.parser import BytesParser
 from pathlib import Path
@@ -62,14 +62,14 @@ class Verdict:
         return " and ".join(each.name for each in self.processors)
 
     def deaths(self, binary: Binary) -> list[Use]:
-        """Return the functions that would die on the CPU, save those of ours that are never called there."""
+        """Return the functions that would die on the CPU, save those that are never called there."""
         asked = [each for each in self.processors if each.runs(binary.architecture)]
-        return [use for use in self.scanned[binary] if any(self._dies(use, each) for each in asked)]
+        return [use for use in self.scanned[binary] if any(self._dies(use, binary, each) for each in asked)]
 
-    def _dies(self, use: Use, processor: Processor) -> bool:
+    def _dies(self, use: Use, binary: Binary, processor: Processor) -> bool:
         if self.target:
             return bool(rules.fatal_sets(use, self.target, processor.sets))
-        return bool(set(use.sets) - processor.sets)
+        return bool(lacking := set(use.sets) - processor.sets) and not _of_a_runtime(use, binary, lacking)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +174,20 @@ def _verdict(found: _Found, processor: Processor | None) -> Verdict:
         if (dying := verdict.deaths(binary))
     ]
     return replace(verdict, faults=(*found.unread, *faults))
+
+
+def verdict_of(name: str, scanned: Scanned) -> Verdict:
+    """Hold the compiled files of somebody else's wheel, which were disassembled already, to the oldest 64-bit CPUs."""
+    return _verdict(_Found(name, scanned, ()), None)
+
+
+def _of_a_runtime(use: Use, binary: Binary, lacking: Set[str]) -> bool:
+    """Whether it is a function of a compiler's own library, by its name in platforms/, that asks the CPU first."""
+    return any(
+        lacking <= rules.allowed_sets(use.function.names, target)
+        for target in load_targets().values()
+        if target.architecture == binary.architecture and target.system == binary.system
+    )
 
 
 def _installed(name: str, python: str) -> _Found:
