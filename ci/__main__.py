@@ -9,7 +9,22 @@ from types import FrameType
 
 from docker.errors import DockerException
 
-from ci import cache, engine, finish, gate, host, images, machines, platforms, python_headers, rootfs, undo, wheels
+from ci import (
+    cache,
+    cibuildwheel,
+    data_set,
+    engine,
+    finish,
+    gate,
+    host,
+    images,
+    machines,
+    platforms,
+    python_headers,
+    rootfs,
+    undo,
+    wheels,
+)
 from ci.audit import command as audit
 from ci.wheel_file import WheelError
 from ci.zig import ToolchainError
@@ -54,9 +69,9 @@ def undo_all(_: argparse.Namespace) -> int:
 
 @contextmanager
 def _machines(python: str | None) -> Iterator[machines.Machines]:
-    known = platforms.load()
+    known = platforms.load(python=python)
     with engine.running(list(known.values())) as found:
-        prepared = images.prepare(found, list(known.values()), platforms.load_images(), python)
+        prepared = images.prepare(found, list(known.values()), platforms.load_images())
         with machines.Machines(found, known, prepared) as ready:
             yield ready
 
@@ -78,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--python", help="the Python version in the images (default: platforms/images.toml's)")
 
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
+    cibuildwheel.add_arguments(_register(commands, "cibuildwheel", cibuildwheel.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
@@ -116,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         images.ImageError,
         python_headers.HeadersError,
         rootfs.RootError,
+        data_set.DataError,
         gate.GateError,
         WheelError,
         ToolchainError,

@@ -150,7 +150,7 @@ def _build_platform(
     progress: Callable[[str], None],
 ) -> dict[str, Path]:
     """Build the wheels of one platform; see `build_wheels`."""
-    date = _date(source)
+    date = date_of(source)
     if date == _NO_COMMIT:
         progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
     log = _Log.fresh(cache / "logs" / _log_name(platform, defines))
@@ -207,11 +207,12 @@ def run(arguments: argparse.Namespace) -> int:
     pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
-    _print_table((known[name], read_wheel(path)) for (name, _), path in paths.items())
+    print_table((known[name], read_wheel(path)) for (name, _), path in paths.items())
     return 0
 
 
-def _print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
+def print_table(wheels: Iterable[tuple[Target, Wheel]]) -> None:
+    """Print what there is to say of each wheel."""
     table = Table(box=None, pad_edge=False)
     for heading in ("platform", "file", "size", "SHA-256", "floor", "instruction sets", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
@@ -329,7 +330,7 @@ def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) 
     }
 
 
-def _date(source: Path) -> str:
+def date_of(source: Path) -> str:
     """Return the date of the files in the wheel: the environment's, else the commit's; never the clock's."""
     if chosen := os.environ.get("SOURCE_DATE_EPOCH"):
         return chosen

@@ -306,9 +306,9 @@ def test_foreign_flags_do_not_reach_a_release(tmp_path: Path, monkeypatch: pytes
 
 def test_the_date_of_a_wheel_is_never_the_clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SOURCE_DATE_EPOCH", raising=False)
-    assert wheels._date(tmp_path) == "1577836800"
+    assert wheels.date_of(tmp_path) == "1577836800"
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    assert wheels._date(tmp_path) == "1700000000"
+    assert wheels.date_of(tmp_path) == "1700000000"
 
 
 @pytest.mark.skipif(
@@ -320,7 +320,7 @@ def test_the_date_does_not_depend_on_who_owns_the_sources(tmp_path: Path, monkey
     for command in ("init -q", "-c user.name=a -c user.email=a@example.org commit -q --allow-empty -m a"):
         subprocess.run(["git", "-C", tmp_path, *command.split()], check=True)
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
-    assert wheels._date(tmp_path) == "1700000001"
+    assert wheels.date_of(tmp_path) == "1700000001"
 
 
 def test_a_build_with_a_planted_fault_has_a_log_of_its_own() -> None:
