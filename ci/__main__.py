@@ -11,6 +11,8 @@ from docker.errors import DockerException
 
 from ci import (
     cache,
+    cibuildwheel,
+    data_set,
     engine,
     finish,
     gate,
@@ -71,9 +73,9 @@ def undo_all(_: argparse.Namespace) -> int:
 
 @contextmanager
 def _machines(python: str | None) -> Iterator[machines.Machines]:
-    known = platforms.load()
+    known = platforms.load(python=python)
     with engine.running(list(known.values())) as found:
-        prepared = images.prepare(found, list(known.values()), platforms.load_images(), python)
+        prepared = images.prepare(found, list(known.values()), platforms.load_images())
         with machines.Machines(found, known, prepared) as ready:
             yield ready
 
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     wheels.add_arguments(_register(commands, "wheels", wheels.run))
     wheels.add_sdist_arguments(_register(commands, "sdist", wheels.run_sdist))
     reproduce.add_arguments(_register(commands, "reproduce", reproduce.run))
+    cibuildwheel.add_arguments(_register(commands, "cibuildwheel", cibuildwheel.run))
     finish.add_arguments(_register(commands, "finish", finish.run))
     audit.add_arguments(_register(commands, "audit", audit.run))
     index_page.add_arguments(_register(commands, "index", index_page.run))
@@ -138,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         images.ImageError,
         python_headers.HeadersError,
         rootfs.RootError,
+        data_set.DataError,
         gate.GateError,
         index_page.IndexPageError,
         WheelError,

@@ -56,7 +56,7 @@ def container(
         image,
         [*([emulator] if emulator else []), "/bin/sleep", "infinity"],
         platform=platform,
-        labels={OWNER: _owner(os.getpid())},
+        labels=own_label(),
         **options,
     )
     try:
@@ -145,6 +145,11 @@ def remove_leftovers(engine: Engine, *, everything: bool = False) -> int:
     if count:
         say(f"removed {count} containers that an earlier run left behind")
     return count
+
+
+def own_label() -> dict[str, str]:
+    """Return the label by which a later run knows what this one left behind."""
+    return {OWNER: _owner(os.getpid())}
 
 
 def _owner(process: int) -> str:

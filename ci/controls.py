@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ci import matrix
-from ci.platforms import Machine, Platform
+from ci.platforms import Machine, Platform, WheelKey
 from ci.progress import say
 
 LEAST_WITNESSES = 2  # so that the odd one out is known
@@ -25,7 +25,7 @@ class Control:
     victim: Machine
     complaint: str
     wheel: Mapping[str, str] = field(default_factory=dict)
-    """CMake entries that plant the fault in the wheel of the victim's platform; empty for the true wheel."""
+    """CMake entries that plant the fault in the victim's wheel; empty for the true wheel."""
     changed_vector: bool = False
     """Whether the victim gets one different vector."""
 
@@ -38,14 +38,14 @@ class Outcome:
     problems: list[str]
 
 
-Opener = Callable[[str, Mapping[str, str]], AbstractContextManager[matrix.Machines]]
+Opener = Callable[[WheelKey, Mapping[str, str]], AbstractContextManager[matrix.Machines]]
 
 
 def planned(rows: Sequence[Machine], platforms: Iterable[Platform]) -> list[Control]:
     """Choose the controls for these rows: one machine of each platform, native if there is one, gets the faults."""
     controls = []
     for platform in platforms:
-        mine = [row for row in rows if row.platform == platform.name and row.kernels != "scalar"]
+        mine = [row for row in rows if row.platform == platform.name and row.kernels != "scalar" and not row.built_by]
         if not mine:
             continue
         victim = mine[0]
@@ -81,14 +81,14 @@ def run_controls(
     output
         A folder for what the victims answer.
     open_machines
-        Gives machines on which the wheel of one platform, by name, was built with the given CMake entries.
+        Gives machines on which one wheel was built with the given CMake entries.
     """
     outcomes = []
     for number, control in enumerate(controls):
         say(f"control, planting a fault: {control.name}, on {control.victim.full_name}")
         folder = output / str(number)
         given = _with_a_changed_vector(data, folder) if control.changed_vector else data
-        with open_machines(control.victim.platform, control.wheel) as machines:
+        with open_machines(control.victim.wheel, control.wheel) as machines:
             rows = matrix.run_beside(machines, witnesses, control.victim, given, folder / "rows")
         outcomes.append(judge(control, rows))
         verdict = "; ".join(outcomes[-1].problems) or "found, as it must be"

@@ -34,10 +34,10 @@ def build(platform: Platform, source: Path, output: Path, *, date: str) -> None:
     facts = load_images()
     every = list(load().values())
     with engine.running(every) as found:
-        prepared = images.prepare(found, every, facts, facts.python)[platform.name]
+        prepared = images.prepare(found, every, facts, [facts.python])[platform.name, facts.python]
         with containers.container(found, prepared, platform.container.platform, **_start(found, platform)) as made:
             _see_that_programs_run(found, made, platform)
-            python = images.venv_python(platform.numpy_versions[-1])
+            python = images.venv_python(platform.numpy_versions(facts.python)[-1])
             with step(f"{platform.name}: the harness and its ziglang, from PyPI's wheels for it"):
                 _add_harness(made, platform, Path(python).parent.parent / "lib" / f"python{facts.python}")
             environment = _add_sources(made, source, facts.python)

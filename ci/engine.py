@@ -50,6 +50,11 @@ class Engine:
     remaps_users: bool = False
     """Whether users inside a container are others here, unless a container asks to be left out."""
 
+    @property
+    def program_environment(self) -> dict[str, str]:
+        """Return what leads the program `docker` here: our own engine is not where it looks by itself."""
+        return {"DOCKER_HOST": f"unix://{socket_folder() / 'docker.sock'}"} if self.log else {}
+
     def log_tail(self, lines: int = 20) -> str:
         """Return the end of our own engine's log; nothing for an engine that is not ours."""
         return _tail(self.log, lines) if self.log else ""

@@ -30,7 +30,8 @@ from ci.audit.wheel import read_binaries
 from ci.backend import Log, date_of, inherited, open_project
 from ci.engine import Engine
 from ci.finish import repack
-from ci.platforms import Target, load
+from ci.images import ImageKey
+from ci.platforms import Target, WheelKey, load
 from ci.progress import say, step
 from ci.wheel_file import Wheel, WheelError, abi_of, expected_tags, find_faults, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
@@ -149,13 +150,13 @@ def build(
         return [_keep(each, output) for each in built]
 
 
-def problems(found: Engine, prepared: Mapping[str, str], python: str, output: Path) -> list[str]:
+def problems(found: Engine, prepared: Mapping[ImageKey, str], python: str, output: Path) -> list[str]:
     """Build annoy's wheels and run each on an old CPU of its platform; return what went wrong: a stage of the gate.
 
     Parameters
     ----------
     found, prepared, python
-        The engine, the image for each platform's name, and the Python in them: see `ci.images.prepare`.
+        The engine, its images from `ci.images.prepare`, and the Python of the machines.
     output
         Where the wheels go.
     """
@@ -167,7 +168,7 @@ def problems(found: Engine, prepared: Mapping[str, str], python: str, output: Pa
     faults = []
     if not any("-mtune=native" in line for line in remarks(built)):
         faults.append("native tuning was not warned of")
-    wheels = {each.target.name: each.wheel.path for each in built}
+    wheels = {WheelKey(each.target.name, python): each.wheel.path for each in built}
     with machines.Machines(found, known, prepared, wheels) as ready:
         for name, model in _OLD_MACHINES.items():
             (machine,) = (each for each in known[name].machines if each.name == model)

@@ -1,25 +1,44 @@
-"""The gate: wheels, machines, matrix, one table, one verdict. It orders the work; each part is a module of its own."""
+"""The gate: its stages one after the other, one table, one verdict. It orders the work; each part is its own module.
+
+A stage is one line in STAGES: a name, what it shows, and a function that returns what is wrong.
+"""
 
 import argparse
-import json
 import os
+import re
 import shutil
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
-from ci import cache, controls, engine, images, machines, matrix, platforms, undo, wheels
-from ci.platforms import Machine
+from docker.errors import DockerException
+
+from ci import (
+    cache,
+    cibuildwheel,
+    controls,
+    engine,
+    images,
+    machines,
+    matrix,
+    oldest_system,
+    platforms,
+    undo,
+    verdict,
+    wheels,
+)
+from ci.audit.wheel import audit_wheel
+from ci.data_set import CARRIED_DATA, DataSet, find_data
+from ci.platforms import Machine, WheelKey
 from ci.progress import say, step
-from ci.report import Report
+from ci.report import Check, Report
+from ci.wheel_file import abi_of
 
 ROOT = Path(__file__).resolve().parent.parent
-CARRIED_DATA = ROOT / "tests" / "conformance" / "data"
-GOLDEN = ROOT / "tests" / "golden" / "carried-data.json"
 _MARK = ".written-by-the-gate"
 
 
@@ -27,38 +46,145 @@ class GateError(ValueError):
     """The gate cannot run as asked; the text says why and what to do."""
 
 
-@dataclass(frozen=True)
-class DataSet:
-    """A folder's vectors and queries, by name and digest."""
+@dataclass
+class Work:
+    """What stages have to work with, and what they leave for those after them and for the report."""
 
-    vectors: Path
-    queries: Path
+    data: DataSet
+    folder: Path
+    """For what a stage keeps; it goes with the report."""
+    stages: Sequence[str]
+    """The names of those that run."""
+    machine_names: Sequence[str] | None = None
+    """The rows asked for; None is all."""
+    wheels: dict[WheelKey, Path] = field(default_factory=dict)
+    rows: dict[str, list[matrix.Row]] = field(default_factory=dict)
+    expected: tuple[Machine, ...] = ()
+    outcomes: list[controls.Outcome] = field(default_factory=list)
+    found: engine.Engine | None = None
+    prepared: Mapping[images.ImageKey, str] = field(default_factory=dict)
+
+    targets = cached_property(lambda self: platforms.load_targets())
+    platforms = cached_property(lambda self: platforms.load())
+    facts = cached_property(lambda self: platforms.load_images())
 
     @property
-    def carried(self) -> bool:
-        """Whether this is the slice that the project carries, for which there are known answers."""
-        return self.vectors.parent == CARRIED_DATA
+    def pythons(self) -> list[str]:
+        """Return the Python versions of the rows asked for."""
+        names = self.machine_names
+        rows = [row for platform in self.platforms.values() for row in platform.machines]
+        chosen = [row for row in rows if not names or row.full_name in names or ("native" in names and not row.model)]
+        return sorted({row.python for row in chosen} or {self.facts.python})
 
-    def description(self) -> list[str]:
-        """One line for each file: its name and SHA-256."""
-        return [_name_and_digest(path) for path in (self.vectors, self.queries)]
+    @property
+    def running_engine(self) -> engine.Engine:
+        """Return the engine, which stages have that say so."""
+        if self.found is None:
+            raise GateError("this stage needs a Docker engine: its line in STAGES must say so")
+        return self.found
 
 
-def _name_and_digest(path: Path) -> str:
-    return f"{path.name}  SHA-256 {sha256(path.read_bytes()).hexdigest()}"
+@dataclass(frozen=True)
+class Stage:
+    """One part of the gate."""
+
+    name: str
+    shows: str
+    work: Callable[[Work], list[str]]
+    """Returns what is wrong, one sentence each; nothing is a pass."""
+    engine: bool = False
+    """Whether it runs containers."""
 
 
-def find_data(folder: Path) -> DataSet:
-    """Find the one `*vectors.npy` and the one `*queries.npy` of a folder."""
-    if not folder.is_dir():
-        raise GateError(f"there is no folder {folder}")
-    found = []
-    for ending in ("vectors.npy", "queries.npy"):
-        paths = sorted(folder.glob(f"*{ending}"))
-        if len(paths) != 1:
-            raise GateError(f"{folder} must hold exactly one *{ending}, but it holds {len(paths)}")
-        found.append(paths[0].resolve())
-    return DataSet(*found)
+def build_wheels(work: Work) -> list[str]:
+    """Cross-compile the wheels of every platform and Python, or only those that the chosen machines run."""
+    wanted: Sequence[platforms.Target] = [*work.platforms.values()]
+    pythons: Sequence[str] = work.pythons
+    if "audit" in work.stages:
+        wanted = [*wanted, *(each for each in work.targets.values() if each.name not in work.platforms)]
+        pythons = work.facts.wheels
+    with step("wheels"):
+        built = wheels.build_wheels(wanted, ROOT, work.folder / "wheels", cache=cache.folder("wheels"), pythons=pythons)
+    work.wheels |= {WheelKey(*key): path for key, path in built.items()}
+    return []
+
+
+def audit_wheels(work: Work) -> list[str]:
+    """Hold every wheel to the rules of its platform; as a control, those of another platform must not fit it."""
+    problems = []
+    for key, path in work.wheels.items():
+        target = work.targets[key.platform]
+        problems += [f"{path.name}: {fault}" for fault in audit_wheel(path, target, abi_of(key.python))]
+        other = next(each for each in work.targets.values() if each.wheel.tag != target.wheel.tag)
+        if not audit_wheel(path, other, abi_of(key.python)):
+            problems.append(f"{path.name} passes the audit of {other.name} too: the audit sees nothing")
+    return problems
+
+
+def build_with_cibuildwheel(work: Work) -> list[str]:
+    """Build wheels by the release way in containers, and audit them against their own tags."""
+    python = work.facts.python
+    output = work.folder / "cibuildwheel"
+    built = cibuildwheel.build_locally(
+        work.running_engine, list(work.platforms.values()), output, python=python, compiler="image"
+    )
+    work.wheels |= {WheelKey(name, python, "cibuildwheel"): path for name, path in built.items()}
+    return [
+        fault for name, path in built.items() for fault in cibuildwheel.audit(path, work.targets[name], own_tag=True)
+    ]
+
+
+def install_on_old_system(work: Work) -> list[str]:
+    """Install each wheel as on glibc 2.17."""
+    found = list(work.platforms.values())
+    return oldest_system.find_problems(work.running_engine, found, work.facts, work.prepared, work.wheels)
+
+
+def run_matrix(work: Work) -> list[str]:
+    """Build and load every index on every machine; where there are more rows than the slice, native ones take all."""
+    with machines.Machines(work.running_engine, work.platforms, work.prepared, work.wheels) as ready:
+        work.expected = ready.expected()
+        chosen = _chosen(work)
+        rows = [(machine, machine.model is not None) for machine in chosen]
+        sliced = matrix.Data(work.data.vectors, work.data.queries, matrix.SLICE_ROWS)
+        work.rows["slice"] = matrix.run_matrix(ready, rows, sliced, work.folder / "slice")
+        native = [(machine, emulated) for machine, emulated in rows if not emulated]
+        if native and not work.data.carried:
+            say("the whole set, on the native machines")
+            whole = matrix.Data(work.data.vectors, work.data.queries, None)
+            work.rows["whole set"] = matrix.run_matrix(ready, native, whole, work.folder / "whole")
+    return []  # each row says by itself what is wrong with it
+
+
+def run_controls(work: Work) -> list[str]:
+    """Plant faults, one at a time, and demand that the matrix names them."""
+
+    @contextmanager
+    def open_machines(key: WheelKey, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
+        """Give machines with one wheel built with these CMake entries."""
+        used = {**work.wheels, key: _faulty_wheel(work, key, entries)} if entries else work.wheels
+        with machines.Machines(work.running_engine, work.platforms, work.prepared, used) as opened:
+            yield opened
+
+    rows = work.rows.get("slice", [])
+    witnesses = [row for row in rows if row.bits]
+    if len(witnesses) >= controls.LEAST_WITNESSES:
+        planned = controls.planned([row.machine for row in rows], work.platforms.values())
+        given = matrix.Data(work.data.vectors, work.data.queries, matrix.SLICE_ROWS)
+        work.outcomes += controls.run_controls(planned, witnesses, given, work.folder / "controls", open_machines)
+    return []  # the verdict judges the outcomes, and that there are any
+
+
+# In this order. A later stage may use what an earlier one left in Work; wheels are built whatever is chosen.
+STAGES: tuple[Stage, ...] = (
+    Stage("wheels", "every platform's wheels, cross-compiled", build_wheels),
+    Stage("audit", "nothing in a wheel that its platform does not promise", audit_wheels),
+    Stage("cibuildwheel", "the release way, in containers", build_with_cibuildwheel, engine=True),
+    Stage("old-system", "an install on glibc 2.17 compiles nothing", install_on_old_system, engine=True),
+    Stage("matrix", "the same bits on every machine", run_matrix, engine=True),
+    Stage("controls", "planted faults are found", run_controls, engine=True),
+)
+_ALWAYS = "wheels"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +201,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only this row, such as linux-aarch64/max, or `native` for the engine's own CPU; may be repeated",
     )
+    names = [stage.name for stage in STAGES]
+    parser.add_argument("--only", action="append", choices=names, metavar="STAGE", help=f"of {', '.join(names)}")
+    parser.add_argument("--without", action="append", choices=names[1:], metavar="STAGE", help="all but this one")
     parser.add_argument(
         "--report",
         type=Path,
@@ -88,38 +217,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the gate; 0 only if every expected row ran and all agree."""
+    """Run the gate; 0 only if every expected row ran, all agree, and every stage passes."""
     if arguments.undo:
         undo.undo()
         return 0
     data = find_data(arguments.data or Path(os.environ.get("CONSTANN_DATA") or CARRIED_DATA))
+    stages = chosen_stages(arguments.only, arguments.without)
     folder = fresh_folder(arguments.report)
-    known = platforms.load()
-    every = list(known.values())
+    work = Work(data, folder, [stage.name for stage in stages], arguments.machine)
     with ExitStack() as stack:
-        found = stack.enter_context(engine.running(every))
-        # Compiling and making images wait for different things: side by side they take half the time.
-        pool = stack.enter_context(ThreadPoolExecutor(1))
-        building = pool.submit(_build_wheels, every, folder / "wheels")
-        prepared = images.prepare(found, every, platforms.load_images(), _python())
-        built = building.result()
-        with machines.Machines(found, known, prepared, built) as ready:
-            expected = ready.expected()
-            chosen = _chosen(expected, arguments.machine)
-            stages = _run_stages(ready, chosen, data, folder)
-
-        @contextmanager
-        def open_machines(name: str, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
-            """Give machines with one platform's wheel built with these CMake entries."""
-            used = {**built, name: _faulty_wheel(known[name], entries)} if entries else built
-            with machines.Machines(found, known, prepared, used) as opened:
-                yield opened
-
-        outcomes = _run_controls(controls.planned(chosen, every), stages["slice"], data, folder, open_machines)
-    report = conclude(stages, data, outcomes, expected=expected, partial=bool(arguments.machine))
-    report.wheels = [_name_and_digest(path) for path in built.values()]
+        checks = _run_stages(work, stages, stack)
+    report = _conclude(work, checks)
     report.show(folder)
     return 0 if report.passed else 1
+
+
+def chosen_stages(only: Sequence[str] | None, without: Sequence[str] | None) -> list[Stage]:
+    """Return the stages asked for, in their order.
+
+    Raises
+    ------
+    GateError
+        When the choice cannot be run.
+    """
+    names = {*(only or [stage.name for stage in STAGES]), _ALWAYS} - set(without or ())
+    if "controls" in names and "matrix" not in names:
+        raise GateError("the controls are compared with the rows of the matrix: choose both, or neither")
+    return [stage for stage in STAGES if stage.name in names]
 
 
 def fresh_folder(folder: Path) -> Path:
@@ -141,166 +265,86 @@ def fresh_folder(folder: Path) -> Path:
     return folder
 
 
-def _run_controls(
-    planned: Sequence[controls.Control],
-    rows: Sequence[matrix.Row],
-    data: DataSet,
-    folder: Path,
-    open_machines: controls.Opener,
-) -> list[controls.Outcome]:
-    witnesses = [row for row in rows if row.bits]
-    if len(witnesses) < controls.LEAST_WITNESSES:
-        return []
-    given = matrix.Data(data.vectors, data.queries, matrix.SLICE_ROWS)
-    return controls.run_controls(planned, witnesses, given, folder / "controls", open_machines)
+def _run_stages(work: Work, stages: Sequence[Stage], stack: ExitStack) -> list[Check]:
+    first, *others = stages
+    if not any(stage.engine for stage in stages):
+        return [run_stage(stage, work) for stage in stages]
+    known = list(work.platforms.values())
+    work.found = stack.enter_context(engine.running(known))
+    # Compiling and making images wait for different things: side by side they take half the time.
+    pool = stack.enter_context(ThreadPoolExecutor(1))
+    building = pool.submit(run_stage, first, work)
+    work.prepared = images.prepare(work.found, known, work.facts, work.pythons)
+    return [building.result(), *(run_stage(stage, work) for stage in others)]
 
 
-def _faulty_wheel(platform: platforms.Platform, entries: Mapping[str, str]) -> Path:
-    name = "-".join(f"{key}-{value}" for key, value in sorted(entries.items()))
-    folder = cache.folder("faulty", name)
-    return wheels.build_wheel(platform, ROOT, folder, cache=cache.folder("wheels"), defines=entries)
+def run_stage(stage: Stage, work: Work) -> Check:
+    """Run a stage. One that breaks is one that fails, but without wheels there is nothing to go on with."""
+    say(f"stage {stage.name}: {stage.shows}")
+    check = Check(stage.name, stage.shows)
+    with check.timed():
+        try:
+            check.problems += stage.work(work)
+        except (RuntimeError, OSError, DockerException) as error:
+            if stage.name == _ALWAYS:
+                raise
+            check.problems.append(f"could not be completed: {error}")
+    say(f"stage {stage.name}: {'passes' if not check.problems else f'{len(check.problems)} problems'}")
+    return check
 
 
-def _python() -> str:
-    return f"{sys.version_info.major}.{sys.version_info.minor}"
-
-
-def _build_wheels(every: Sequence[platforms.Platform], output: Path) -> dict[str, Path]:
-    with step("wheels"):
-        built = wheels.build_wheels(every, ROOT, output, cache=cache.folder("wheels"))
-    return {name: path for (name, _), path in built.items()}
-
-
-def _chosen(expected: Sequence[Machine], names: Sequence[str] | None) -> Sequence[Machine]:
-    """Return the rows named, each once; "native" stands for all rows of the engine's own CPU."""
-    if not names:
-        return expected
-    chosen: list[Machine] = []
-    for name in names:
-        native = [row for row in expected if row.model is None]
-        chosen += native if name == "native" else [platforms.find(name, expected)]
-    return list(dict.fromkeys(chosen))
-
-
-def _run_stages(
-    ready: matrix.Machines, chosen: Sequence[Machine], data: DataSet, folder: Path
-) -> dict[str, list[matrix.Row]]:
-    """Every machine builds the slice; where there are more rows than that, native ones build the whole set too."""
-    rows = [(machine, machine.model is not None) for machine in chosen]
-    sliced = matrix.Data(data.vectors, data.queries, matrix.SLICE_ROWS)
-    stages = {"slice": matrix.run_matrix(ready, rows, sliced, folder / "slice")}
-    native = [(machine, emulated) for machine, emulated in rows if not emulated]
-    if native and not data.carried:
-        say("the whole set, on the native machines")
-        whole = matrix.Data(data.vectors, data.queries, None)
-        stages["whole set"] = matrix.run_matrix(ready, native, whole, folder / "whole")
-    return stages
-
-
-def conclude(
-    stages: Mapping[str, Sequence[matrix.Row]],
-    data: DataSet,
-    outcomes: Sequence[controls.Outcome],
-    *,
-    expected: Sequence[Machine],
-    partial: bool,
-) -> Report:
-    """Judge everything but the rows themselves, which ci/matrix.py has judged.
-
-    Parameters
-    ----------
-    stages
-        The rows of each stage; there must be a "slice".
-    data
-        What they built from.
-    outcomes
-        Of the negative controls.
-    expected
-        Every machine that a whole gate runs on.
-    partial
-        Whether only some of them were asked for.
-    """
-    rows = stages["slice"]
-    report = Report(data.description(), [], stages)
-    missing = {machine.full_name for machine in expected} - {row.machine.full_name for row in rows}
-    if missing and not partial:
-        report.problems.append(f"expected machines have no row: {', '.join(sorted(missing))}")
-    if len(rows) < 2 and not data.carried:
-        report.problems.append("one machine alone agrees with itself: choose two or more")
-    report.problems += [
-        f"a wheel for a release has a planted fault: {fault}" for fault in _facts(rows, "planted_faults")
-    ]
-    report.problems += [f"a wheel for a release is tuned for {cpu}" for cpu in _facts(rows, "tuned_for")]
-    report.problems += _missing_native_rows(rows, expected)
-    report.problems += [f"negative control: {problem}" for outcome in outcomes for problem in outcome.problems]
-    if data.carried:
-        report.problems += [f"known answers: {problem}" for problem in check_golden(rows)]
+def _conclude(work: Work, checks: Sequence[Check]) -> Report:
+    without = [stage.name for stage in STAGES if stage.name not in work.stages]
+    if "matrix" in work.stages:
+        expected = [machine for machine in work.expected if _is_possible(machine, work)]
+        report = verdict.conclude(
+            work.rows,
+            work.data,
+            work.outcomes,
+            expected=expected,
+            partial=bool(work.machine_names),
+            without=without,
+        )
     else:
-        report.remarks.append("NOT PROVEN known answers: they are of the carried slice; run the gate without --data")
-    if not outcomes and not partial:
-        report.problems.append("no negative control ran: they need two rows that agree")
-    report.remarks += [*_summary(rows, partial), _control_summary(outcomes)]
+        report = Report(work.data.description(), {}, rows_wanted=False)
+    report.checks = list(checks)
+    report.problems += [f"{check.name}: {problem}" for check in checks for problem in check.problems]
+    rows = [row for rows in work.rows.values() for row in rows]
+    report.wheels = verdict.describe_wheels(work.wheels, list(work.targets.values()), promised_pythons(), rows)
+    report.remarks += verdict.not_proven(report.wheels)
+    if without:
+        report.remarks.append(f"PARTIAL: without the stages {', '.join(without)}; a release needs them all")
     return report
 
 
-def _facts(rows: Sequence[matrix.Row], name: str) -> list[str]:
-    return sorted({row.answers["facts"][name] for row in rows if row.answers} - {""})
+def promised_pythons() -> list[str]:
+    """Return the versions that a release has wheels for: what cibuildwheel is told to build."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return [f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", project["tool"]["cibuildwheel"]["build"])]
 
 
-def _missing_native_rows(rows: Sequence[matrix.Row], expected: Sequence[Machine]) -> list[str]:
-    """Compare the kernel sets that native processes found with the native rows, which come from what Linux says."""
-    problems = []
-    for row in rows:
-        if row.emulated or not row.answers:
-            continue
-        forced = {each.kernels for each in expected if each.platform == row.machine.platform and each.model is None}
-        available = set(row.answers["facts"]["kernels_available"])
-        if forced != available:
-            problems.append(
-                f"{row.machine.full_name} can run {sorted(available)}, but has rows for {sorted(map(str, forced))}"
-            )
-    return problems
+def _is_possible(machine: Machine, work: Work) -> bool:
+    """Return whether a row can run where some stages were left out; else it must, or fails."""
+    return "cibuildwheel" in work.stages or not machine.built_by
 
 
-def _summary(rows: Sequence[matrix.Row], partial: bool) -> list[str]:
-    agreeing = [row for row in rows if row.bits]
-    combinations = {
-        (row.answers["facts"]["kernels"], row.answers["facts"]["compiler"], row.emulated)
-        for row in agreeing
-        if row.answers
-    }
-    lines = [
-        f"{len(agreeing)} of {len(rows)} expected rows agree in every bit; for bits they are "
-        f"{len(combinations)} distinct combinations of kernels, compiler, and native or emulated"
-    ]
-    carried = {(name, kernels.name) for name, platform in platforms.load().items() for kernels in platform.kernels}
-    for platform, kernels in sorted(carried - {(row.machine.platform, str(row.machine.kernels)) for row in agreeing}):
-        lines.append(f"NOT PROVEN {platform}: kernels {kernels}; ./ci/gate on a machine that has them proves it")
-    native = {row.machine.platform for row in agreeing if not row.emulated}
-    for platform in sorted(set(platforms.load()) - native):
-        lines.append(f"NOT PROVEN {platform} on a CPU of its own, only emulated; ./ci/gate on such a machine proves it")
-    if partial:
-        lines.append("PARTIAL: --machine chose rows; a release needs them all")
-    return lines
+def _chosen(work: Work) -> Sequence[Machine]:
+    """Return the rows to run, each once; "native" stands for all rows of the engine's own CPU."""
+    possible = [machine for machine in work.expected if _is_possible(machine, work)]
+    if not work.machine_names:
+        return possible
+    chosen: list[Machine] = []
+    for name in work.machine_names:
+        native = [row for row in possible if row.model is None]
+        chosen += native if name == "native" else [platforms.find(name, possible)]
+    return list(dict.fromkeys(chosen))
 
 
-def _control_summary(outcomes: Sequence[controls.Outcome]) -> str:
-    failed = [outcome for outcome in outcomes if not outcome.problems]
-    names = ", ".join(dict.fromkeys(outcome.control.name for outcome in outcomes)) or "none ran"
-    return f"{len(failed)} of {len(outcomes)} negative controls failed as they must ({names})"
-
-
-def check_golden(rows: Sequence[matrix.Row]) -> list[str]:
-    """Compare the carried slice's answers with the known ones; return what differs."""
-    known = json.loads(GOLDEN.read_text())
-    problems = []
-    for row in rows:
-        built = row.answers["built"] if row.answers else {}
-        for name, expected in known["answers"].items():
-            found = built.get(name, {})
-            problems += [
-                f"{row.machine.full_name}: {name}: {what} is not that of {GOLDEN.name}"
-                for what in expected
-                if row.runs and found.get(what) != expected[what]
-            ]
-    return problems
+def _faulty_wheel(work: Work, key: WheelKey, entries: Mapping[str, str]) -> Path:
+    name = "-".join(f"{key}-{value}" for key, value in sorted(entries.items()))
+    folder = cache.folder("faulty", name)
+    target = work.targets[key.platform]
+    built = wheels.build_wheels(
+        [target], ROOT, folder, cache=cache.folder("wheels"), pythons=[key.python], defines=entries
+    )
+    return built[key.platform, key.python]

@@ -6,6 +6,7 @@ Nothing here runs where a Docker engine already answers.
 import json
 import os
 import platform as computer
+import re
 import shlex
 import shutil
 import subprocess
@@ -33,6 +34,8 @@ class Changes:
     """What we changed, kept in the cache folder."""
 
     packages: list[str] = field(default_factory=list)
+    emulators: list[str] = field(default_factory=list)
+    """Entries of ours in the kernel's table of foreign programs (binfmt_misc)."""
 
     @staticmethod
     def load() -> "Changes":
@@ -108,6 +111,67 @@ def prepare(platforms: Sequence[Platform]) -> None:
         raise HostError(f"Docker must be started, which takes root. Run this one line:\n\n    {_again()}\n")
     if missing:
         install(missing)
+    if not program("docker"):
+        install(["docker-cli"])  # newer releases have the client in a package of its own
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """How the kernel knows a program of another architecture: by the start of an ELF file."""
+
+    machine: int
+
+    def entry(self, name: str, emulator: str) -> str:
+        """Return the line for the kernel; with F it opens the emulator now, so that containers need not have it."""
+        start = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + self.machine.to_bytes(2, "little")
+        mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
+        spelled = ("".join(f"\\x{byte:02x}" for byte in part) for part in (start, mask))
+        return f":{name}:M::{':'.join(spelled)}:{emulator}:F"
+
+
+_FOREIGN = {"x86_64": _Foreign(62), "aarch64": _Foreign(183)}
+_BINFMT = Path("/proc/sys/fs/binfmt_misc")
+
+
+def runs_foreign_programs(platform: Platform) -> bool:
+    """Return whether this computer's kernel starts that platform's programs, and in containers too."""
+    if platform.architecture == computer.machine():
+        return True
+    entries = [path.read_text() for path in _BINFMT.glob("*") if path.name not in ("register", "status")]
+    wanted = f"interpreter .*/qemu-{platform.architecture}"
+    return any(
+        entry.startswith("enabled") and re.search(wanted, entry) and re.search(r"^flags:.*F", entry, re.MULTILINE)
+        for entry in entries
+    )
+
+
+def run_foreign_programs(platform: Platform) -> None:
+    """Let this computer's kernel start that platform's programs through QEMU, as builds with cibuildwheel need it.
+
+    Raises
+    ------
+    HostError
+        When it cannot be had; the text says what to do.
+    """
+    if runs_foreign_programs(platform):
+        return
+    emulator = program(platform.emulator.program)
+    if emulator is None or not is_root():
+        raise HostError(
+            f"cibuildwheel cannot build for {platform.name} here: the kernel does not start its programs. Install"
+            f" {platform.emulator.program} (Debian: apt-get install qemu-user-static binfmt-support), or run this with"
+            " sudo"
+        )
+    if not (_BINFMT / "register").exists():
+        mounted = subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=False)
+        if mounted.returncode:
+            raise HostError(f"the kernel's table of foreign programs ({_BINFMT}) cannot be mounted")
+    name = f"constann-qemu-{platform.architecture}"
+    changes = Changes.load()
+    changes.emulators = sorted({*changes.emulators, name})
+    changes.save()
+    say(f"programs of {platform.name} now run through {emulator} (binfmt_misc entry {name}; `undo` removes it)")
+    (_BINFMT / "register").write_text(_FOREIGN[platform.architecture].entry(name, emulator))
 
 
 def _again() -> str:
@@ -152,7 +216,14 @@ def _note_packages(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def undo() -> None:
-    """Name the packages that we installed; they stay, because others may use them by now."""
+    """Remove our entries from the kernel's table; name the packages that we installed.
+
+    They stay, because others may use them by now.
+    """
+    for name in Changes.load().emulators:
+        if (_BINFMT / name).exists():
+            (_BINFMT / name).write_text("-1")
+            say(f"foreign programs no longer run through {name}")
     if packages := Changes.load().packages:
         say("these packages were installed by the harness and stay; to remove them:")
         say(f"    sudo apt-get remove --purge {' '.join(packages)}")

@@ -32,7 +32,7 @@ INSTALLED = f"{REPOSITORY}/installed"  # images with a wheel in them, which live
 # Raise it when this file makes other images from the same facts.
 _RECIPE = 4
 _REGISTRY_SECONDS = 8.0
-_TOOL = "/opt/tool"
+TOOL = "/opt/tool"
 
 _T = TypeVar("_T")
 
@@ -58,18 +58,24 @@ def tag(platform: Platform, python: str, images: Images, emulator: Path | None) 
         platform.container.platform,
         platform.container.image.format(python=python),
         platform.debian_architecture,
-        platform.numpy_versions,
+        platform.numpy_versions(python),
         python,
         images.packages,
         images.pip,
         images.glibc,
         asdict(release) if (release := images.release(python)) else None,
     ]
-    return f"{REPOSITORY}/{platform.name}:py{python}-{_digest(facts)}"
+    return f"{REPOSITORY}/{platform.name}:py{python}-{digest_of(facts)}"
 
 
-def prepare(engine: Engine, platforms: Sequence[Platform], images: Images, python: str | None = None) -> dict[str, str]:
-    """Make the missing images, side by side, and return each platform's image by the platform's name.
+ImageKey = tuple[str, str]
+"""A platform's name and a Python version."""
+
+
+def prepare(
+    engine: Engine, platforms: Sequence[Platform], images: Images, pythons: Sequence[str] | None = None
+) -> dict[ImageKey, str]:
+    """Make the missing images, and return the one for each platform and each Python that its machines have.
 
     Parameters
     ----------
@@ -77,36 +83,46 @@ def prepare(engine: Engine, platforms: Sequence[Platform], images: Images, pytho
         Where the images are wanted.
     platforms, images
         What platforms/ says.
-    python
-        The Python version, such as 3.11; by default the one that platforms/images.toml names.
+    pythons
+        Only these versions.
     """
-    python = python or images.python
-    own = _own_platform(engine)
-    tags = {each.name: tag(each, python, images, _emulator(engine, each)) for each in platforms}
-    if all(_exists(engine, name) for name in tags.values()):
+    prepared: dict[ImageKey, str] = {}
+    for python in pythons or sorted({python for platform in platforms for python in platform.pythons}):
+        wanted = [platform for platform in platforms if python in platform.pythons]
+        made = _prepare(engine, wanted, images, python)
+        prepared |= {(name, python): image for name, image in made.items()}
+    return prepared
+
+
+def _prepare(engine: Engine, platforms: Sequence[Platform], images: Images, python: str) -> dict[str, str]:
+    """Make the images with one Python, side by side."""
+    own = own_platform(engine)
+    tags = {each.name: tag(each, python, images, emulator_of(engine, each)) for each in platforms}
+    if all(exists(engine, name) for name in tags.values()):
         return tags
     # Two runs at the same time must not do the same work twice.
     with cache.lock(cache.folder("images") / "prepare.lock"):
-        missing = [platform for platform in platforms if not _exists(engine, tags[platform.name])]
+        missing = [platform for platform in platforms if not exists(engine, tags[platform.name])]
         if missing:
             say(f"preparing images with Python {python}: once, about 1 GB of disk and two or three minutes")
             made = bases(engine, [*{each.name: each for each in (own, *missing)}.values()], python, images)
-            with _workshop(engine, own, made[own.name], python, images) as workshop:
-                _together(
-                    lambda each: _add_environments(workshop, each, made[each.name], tags[each.name]),
+            with workshop(engine, own, made[own.name], python, images) as tools:
+                together(
+                    lambda each: _add_environments(tools, each, made[each.name], tags[each.name]),
                     missing,
-                    end=lambda: containers.remove(workshop.made),
+                    end=lambda: containers.remove(tools.made),
                 )
     return tags
 
 
-def _emulator(engine: Engine, platform: Platform) -> Path | None:
+def emulator_of(engine: Engine, platform: Platform) -> Path | None:
     """Return this computer's QEMU for the platform, if the engine can run it: one elsewhere takes other programs."""
     program = host.program(platform.emulator.program) if engine.local else None
     return Path(program).resolve() if program else None
 
 
-def _own_platform(engine: Engine) -> Platform:
+def own_platform(engine: Engine) -> Platform:
+    """Return the platform of the engine itself."""
     for platform in facts_of.load().values():
         if platform.architecture == engine.architecture:
             return platform
@@ -115,7 +131,7 @@ def _own_platform(engine: Engine) -> Platform:
 
 def bases(engine: Engine, platforms: Sequence[Platform], python: str, images: Images) -> dict[str, str]:
     """Return an image with Python alone for each platform: all of them official ones, or none."""
-    if _registry_answers(engine, platforms[0].container.image.format(python=python)):
+    if registry_answers(engine, platforms[0].container.image.format(python=python)):
         try:
             # One after the other: what the official name means changes with each pull.
             return {each.name: _pull(engine, each, python) for each in platforms}
@@ -123,10 +139,10 @@ def bases(engine: Engine, platforms: Sequence[Platform], python: str, images: Im
             say(
                 f"the official images could not be had: {error}; they are made from the distribution's packages instead"
             )
-    return _together(lambda each: _from_packages(engine, each, python, images), platforms)
+    return together(lambda each: from_packages(engine, each, python, images, images.packages), platforms)
 
 
-def _together(
+def together(
     work: Callable[[Platform], _T], platforms: Sequence[Platform], end: Callable[[], None] = lambda: None
 ) -> dict[str, _T]:
     """Do it for all platforms at the same time; return what came of it by the platform's name.
@@ -161,11 +177,13 @@ def remove(engine: Engine) -> int:
     return count
 
 
-def _digest(facts: object) -> str:
+def digest_of(facts: object) -> str:
+    """Return a short name for facts, which changes with each of them."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _exists(engine: Engine, name: str) -> bool:
+def exists(engine: Engine, name: str) -> bool:
+    """Return whether the engine has an image of this name."""
     try:
         engine.client.images.get(name)
     except ImageNotFound:
@@ -173,7 +191,7 @@ def _exists(engine: Engine, name: str) -> bool:
     return True
 
 
-def _registry_answers(engine: Engine, reference: str) -> bool:
+def registry_answers(engine: Engine, reference: str) -> bool:
     """Ask the engine, quickly, whether it can see the official image; say why not."""
     api = engine.client.api
     try:
@@ -200,7 +218,7 @@ def _pull(engine: Engine, platform: Platform, python: str) -> str:
     return f"{name}:{python}"
 
 
-def _from_packages(engine: Engine, platform: Platform, python: str, images: Images) -> str:
+def from_packages(engine: Engine, platform: Platform, python: str, images: Images, packages: Sequence[str]) -> str:
     """Make an image of a distribution's release that has this Python, or load it from the cache."""
     release = images.release(python)
     if release is None:
@@ -209,22 +227,22 @@ def _from_packages(engine: Engine, platform: Platform, python: str, images: Imag
             f"Python {python} is in no release that platforms/images.toml names (it has {known}), and no image "
             "registry answers: add a [[release]], or make a registry reachable"
         )
-    digest = _digest([rootfs.RECIPE, platform.debian_architecture, images.packages, asdict(release)])
+    digest = digest_of([rootfs.RECIPE, platform.debian_architecture, packages, asdict(release)])
     name = f"{REPOSITORY}/{release.suite}-{platform.name}:{digest}"
-    if _exists(engine, name):
+    if exists(engine, name):
         return name
     archive = cache.folder("images") / f"{release.suite}-{platform.debian_architecture}-{digest}.tar"
     if not archive.exists():
         rootfs.check(release)
         with step(f"{platform.name}: {release.suite} from its packages"), cache.whole(archive) as path:
-            rootfs.make(path, platform, release, images.packages, name)
+            rootfs.make(path, platform, release, packages, name)
     with step(f"{platform.name}: loading {archive.name}"), archive.open("rb") as file:
         engine.client.images.load(file)
     return name
 
 
 @dataclass(frozen=True)
-class _Workshop:
+class Workshop:
     """A container of the engine's own architecture, with the network, where all environments are put together.
 
     pip takes wheels for another platform as well as for its own, and bytecode is the same for all: nothing is emulated.
@@ -242,47 +260,64 @@ class _Workshop:
 
 
 @contextmanager
-def _workshop(engine: Engine, platform: Platform, base: str, python: str, images: Images) -> Iterator[_Workshop]:
+def online(
+    engine: Engine, image: str, platform: Platform, emulator: str | None = None
+) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Give a container with this computer's network, and the variables by which pip there reaches the same indexes."""
     settings = network.pip_settings()
     environment = network.pip_environment(os.environ, settings)
     bundle = network.certificates(os.environ, settings)
-    with containers.container(engine, base, platform.container.platform, network_mode="host") as made:
+    name = platform.container.platform
+    with containers.container(engine, image, name, emulator=emulator, network_mode="host") as made:
         if bundle:
             containers.copy_in(made, bundle, "/tmp", "certificates.pem")
             environment |= dict.fromkeys(network.BUNDLE_VARIABLES, "/tmp/certificates.pem")
-        workshop = _Workshop(engine, made, python, images, environment)
+        yield made, environment
+
+
+@contextmanager
+def workshop(engine: Engine, platform: Platform, base: str, python: str, images: Images) -> Iterator[Workshop]:
+    """Give a workshop in this image, with the network of this computer."""
+    with online(engine, base, platform) as (made, environment):
+        workshop = Workshop(engine, made, python, images, environment)
         with step("pip for all images"):
-            workshop.do("pip", ["python3", "-m", "venv", _TOOL])
+            workshop.do("pip", ["python3", "-m", "venv", TOOL])
         yield workshop
 
 
-def _add_environments(workshop: _Workshop, platform: Platform, base: str, name: str) -> None:
+def _add_environments(workshop: Workshop, platform: Platform, base: str, name: str) -> None:
     """Add compiled bytecode and an environment for each numpy version, and give the image its final name."""
     engine, target = workshop.engine, f"/target/{platform.name}"
     with (
-        step(f"{platform.name}: environments with numpy {' and '.join(platform.numpy_versions)}"),
+        step(f"{platform.name}: environments with numpy {' and '.join(platform.numpy_versions(workshop.python))}"),
         containers.container(engine, base, platform.container.platform, start=False) as made,
     ):
         _add_emulator(workshop, platform, made, target)
         _compile_library(workshop, platform, made, target)
-        for version in platform.numpy_versions:
-            folder = Path(venv_python(version)).parent.parent
-            workshop.do(platform.name, ["python3", "-m", "venv", "--without-pip", f"{target}{folder}"])
-            packages = f"{target}{folder}/lib/python{workshop.python}/site-packages"
-            wanted = [f"numpy=={version}", f"pip=={workshop.images.pip}"]
-            options = ["--only-binary", ":all:", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
-            foreign = foreign_options(platform, workshop.python, workshop.images.glibc)
-            pip = [f"{_TOOL}/bin/python", "-m", "pip", "install", *options, *foreign, "--target", packages, *wanted]
-            workshop.do(platform.name, pip, workshop.pip_environment)
-        workshop.do(platform.name, ["python3", *_compile_options(target), f"{target}/opt"])
+        for version in platform.numpy_versions(workshop.python):
+            folder = str(Path(venv_python(version)).parent.parent)
+            add_environment(workshop, platform, target, folder, [f"numpy=={version}", f"pip=={workshop.images.pip}"])
+        workshop.do(platform.name, ["python3", *compile_options(target), f"{target}/opt"])
         containers.copy_between(workshop.made, f"{target}/opt", made, "/")
         repository, _, version_tag = name.rpartition(":")
         made.commit(repository, version_tag, changes=['CMD ["python3"]'])
 
 
-def _add_emulator(workshop: _Workshop, platform: Platform, made: Any, target: str) -> None:
+def add_environment(
+    workshop: Workshop, platform: Platform, target: str, folder: str, requirements: Sequence[str]
+) -> None:
+    """Make a virtual environment of another platform, with these packages, to be copied from below `target`."""
+    workshop.do(platform.name, ["python3", "-m", "venv", "--without-pip", f"{target}{folder}"])
+    packages = f"{target}{folder}/lib/python{workshop.python}/site-packages"
+    options = ["--only-binary", ":all:", "--no-compile", "--no-cache-dir", "--disable-pip-version-check"]
+    foreign = foreign_options(platform, workshop.python, workshop.images.glibc)
+    pip = [f"{TOOL}/bin/python", "-m", "pip", "install", *options, *foreign, "--target", packages, *requirements]
+    workshop.do(platform.name, pip, workshop.pip_environment)
+
+
+def _add_emulator(workshop: Workshop, platform: Platform, made: Any, target: str) -> None:
     """Put QEMU into the image: machines then run on any engine, whatever its kernel knows of foreign programs."""
-    if program := _emulator(workshop.engine, platform):
+    if program := emulator_of(workshop.engine, platform):
         containers.copy_in(made, program, "/", EMULATOR.lstrip("/"), mode=0o755)
         return
     # The package is the image's own distribution's: official images have a working apt.
@@ -295,18 +330,19 @@ def _add_emulator(workshop: _Workshop, platform: Platform, made: Any, target: st
     containers.copy_between(workshop.made, f"{target}/constann", made, "/")
 
 
-def _compile_library(workshop: _Workshop, platform: Platform, made: Any, target: str) -> None:
+def _compile_library(workshop: Workshop, platform: Platform, made: Any, target: str) -> None:
     """Compile the standard library, which neither image brings compiled: an emulated start would take seconds."""
     question = "import sysconfig; print(sysconfig.get_path('stdlib'))"
     library = workshop.do(platform.name, ["python3", "-c", question]).strip()  # the same place in all these images
     parent = str(Path(library).parent)
     workshop.do(platform.name, ["mkdir", "--parents", f"{target}{parent}"])
     containers.copy_between(made, library, workshop.made, f"{target}{parent}")
-    workshop.do(platform.name, ["python3", *_compile_options(target), f"{target}{library}"])
+    workshop.do(platform.name, ["python3", *compile_options(target), f"{target}{library}"])
     containers.copy_between(workshop.made, f"{target}{library}", made, parent)
 
 
-def _compile_options(target: str) -> list[str]:
+def compile_options(target: str) -> list[str]:
+    """Return how `python` compiles what lies below `target`, and will lie elsewhere."""
     return ["-m", "compileall", "-q", "-j", "0", "-s", target, "-p", "/"]
 
 

@@ -24,7 +24,8 @@ from requests import RequestException
 
 from ci import containers, images
 from ci.engine import Engine
-from ci.platforms import Machine, Platform
+from ci.images import ImageKey
+from ci.platforms import Machine, Platform, WheelKey
 from ci.progress import step
 
 _INSTALL_SECONDS = 300.0
@@ -81,27 +82,27 @@ class Machines:
     platforms
         The platforms by name, from `ci.platforms.load`.
     prepared
-        The image for each platform's name, from `ci.images.prepare`.
+        The image for each platform's name and Python, from `ci.images.prepare`.
     wheels
-        A wheel to install, for each platform's name; a platform without one gets numpy alone.
+        The wheels to install; machines that want another get numpy alone.
     """
 
     def __init__(
         self,
         engine: Engine,
         platforms: Mapping[str, Platform],
-        prepared: Mapping[str, str],
-        wheels: Mapping[str, Path] | None = None,
+        prepared: Mapping[ImageKey, str],
+        wheels: Mapping[WheelKey, Path] | None = None,
     ) -> None:
         self._engine = engine
         self._platforms = platforms
         self._images = prepared
         self._wheels = wheels or {}
         self._containers: dict[_Key, tuple[ExitStack, Any]] = {}
-        self._installed: dict[str, str | _CannotStartError] = {}
+        self._installed: dict[WheelKey, str | _CannotStartError] = {}
         self._closed = False
         self._lock = threading.Lock()
-        self._install_locks = {name: threading.Lock() for name in platforms}
+        self._install_locks = {key: threading.Lock() for key in self._wheels}
 
     def __enter__(self) -> Self:
         containers.remove_leftovers(self._engine)
@@ -188,7 +189,7 @@ class Machines:
         return Run(machine, Outcome.FINISHED, done.exit_status, done.output, done.errors, done.seconds, reason)
 
     def _flags(self, native: Platform) -> frozenset[str]:
-        return self._engine.cpu_flags(self._images[native.name])
+        return self._engine.cpu_flags(self._images[native.name, native.pythons[0]])
 
     def _foreign(self, platform: Platform) -> bool:
         return platform.architecture != self._engine.architecture
@@ -214,7 +215,7 @@ class Machines:
             made = stack.enter_context(
                 containers.container(
                     self._engine,
-                    self._image(platform),
+                    self._image(machine, platform),
                     platform.container.platform,
                     emulator=images.EMULATOR if self._foreign(platform) else None,
                     network_mode="none",
@@ -250,28 +251,30 @@ class Machines:
         if done.output.strip() != platform.architecture:
             raise _CannotStartError(f"this is not {platform.architecture} but {done.output.strip()}")
 
-    def _image(self, platform: Platform) -> str:
-        """Return the platform's image with the wheel in it."""
-        wheel = self._wheels.get(platform.name)
+    def _image(self, machine: Machine, platform: Platform) -> str:
+        """Return the machine's image with its wheel in it."""
+        wheel = self._wheels.get(machine.wheel)
+        if wheel is None and machine.built_by:
+            raise _CannotStartError(f"{machine.built_by} made no wheel for {platform.name}")
         if wheel is None:
-            return self._images[platform.name]
-        with self._install_locks[platform.name]:
-            if platform.name not in self._installed:
+            return self._images[platform.name, machine.python]
+        with self._install_locks[machine.wheel]:
+            if machine.wheel not in self._installed:
                 try:
                     with step(f"{platform.name}: pip install {wheel.name}"):
-                        self._installed[platform.name] = self._install(platform, wheel)
+                        self._installed[machine.wheel] = self._install(platform, machine.python, wheel)
                 except _CannotStartError as error:
-                    self._installed[platform.name] = error
-            installed = self._installed[platform.name]
+                    self._installed[machine.wheel] = error
+            installed = self._installed[machine.wheel]
         if isinstance(installed, _CannotStartError):
             raise installed
         return installed
 
-    def _install(self, platform: Platform, wheel: Path) -> str:
+    def _install(self, platform: Platform, python: str, wheel: Path) -> str:
         """Install the wheel in each environment of the platform; return the image that has it."""
         with containers.container(
             self._engine,
-            self._images[platform.name],
+            self._images[platform.name, python],
             platform.container.platform,
             emulator=images.EMULATOR if self._foreign(platform) else None,
             network_mode="none",
@@ -279,7 +282,7 @@ class Machines:
             # Copied, not mounted: a mount would leave its empty place in the image.
             containers.copy_in(made, wheel, "/tmp", wheel.name)
             options = ["--no-index", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
-            for numpy in platform.numpy_versions:
+            for numpy in platform.numpy_versions(python):
                 emulator = [images.EMULATOR] if self._foreign(platform) else []
                 pip = [*emulator, images.venv_python(numpy), "-m", "pip", "install", *options, f"/tmp/{wheel.name}"]
                 environment = {"PIP_ROOT_USER_ACTION": "ignore", "HOME": "/tmp"}

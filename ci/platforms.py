@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
@@ -70,6 +70,15 @@ class Allowed:
     why: str
 
 
+class WheelKey(NamedTuple):
+    """Which of our wheels: for what it was built, and which of the two ways it came by."""
+
+    platform: str
+    python: str
+    built_by: str = ""
+    """`cibuildwheel`, or empty for the cross-compiler."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """One row that a release must have run on: a platform, a CPU, a numpy, and the kernels it is to use."""
@@ -82,6 +91,10 @@ class Machine:
     """The kernel set that must be in use; None on the native row of a file, before `native_rows` expands it."""
     forced: bool = False
     """Whether `kernels` is asked for (CONSTANN_KERNELS) instead of left to the library's choice."""
+    python: str = ""
+    """The Python version; what no file names, reading fills in with that of platforms/images.toml."""
+    built_by: str = ""
+    """`cibuildwheel` where the row runs its wheel; empty where it runs the cross-compiled one."""
     platform: str = ""
     """The platform's name, filled in while reading."""
 
@@ -89,6 +102,11 @@ class Machine:
     def full_name(self) -> str:
         """Return the name that is unique among all machines, such as linux-x86_64/Nehalem."""
         return f"{self.platform}/{self.name}"
+
+    @property
+    def wheel(self) -> WheelKey:
+        """Return which wheel the row runs."""
+        return WheelKey(self.platform, self.python, self.built_by)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -148,9 +166,13 @@ class Platform(Target):
         return native + tuple(machine for machine in self.machines if machine.model is not None)
 
     @property
-    def numpy_versions(self) -> tuple[str, ...]:
-        """Return each numpy version that some machine uses, once, in a fixed order."""
-        return tuple(sorted({machine.numpy for machine in self.machines}))
+    def pythons(self) -> tuple[str, ...]:
+        """Return each Python version that some machine uses, once, in a fixed order."""
+        return tuple(sorted({machine.python for machine in self.machines}))
+
+    def numpy_versions(self, python: str) -> tuple[str, ...]:
+        """Return each numpy version that some machine uses with this Python, once, in a fixed order."""
+        return tuple(sorted({machine.numpy for machine in self.machines if machine.python == python}))
 
 
 @dataclass(frozen=True)
@@ -170,7 +192,9 @@ class Images:
     python: str
     pip: str
     glibc: str
+    oldest_system_numpy: str
     packages: tuple[str, ...]
+    builder_packages: tuple[str, ...]
     wheels: tuple[str, ...]
     releases: tuple[Release, ...]
 
@@ -179,13 +203,15 @@ class Images:
         return next((release for release in self.releases if release.python == python), None)
 
 
-def load_targets(folder: Path = FOLDER) -> dict[str, Target]:
+def load_targets(folder: Path = FOLDER, python: str | None = None) -> dict[str, Target]:
     """Read everything that wheels are built for, by name, in the order of the names.
 
     Parameters
     ----------
     folder
         Where the files are; the checkout's own by default.
+    python
+        The version on machines for which no file names one; by default that of images.toml.
 
     Raises
     ------
@@ -195,12 +221,13 @@ def load_targets(folder: Path = FOLDER) -> dict[str, Target]:
     paths = sorted(path for path in folder.glob("*.toml") if path.name not in _SHARED)
     if not paths:
         raise PlatformError(f"{folder}: no platform files (*.toml)")
-    return {target.name: target for target in map(_read_target, paths)}
+    python = python or load_images(folder).python
+    return {target.name: target for target in (_read_target(path, python) for path in paths)}
 
 
-def load(folder: Path = FOLDER) -> dict[str, Platform]:
+def load(folder: Path = FOLDER, python: str | None = None) -> dict[str, Platform]:
     """Read the platforms whose machines can be had here; see `load_targets`."""
-    return {name: target for name, target in load_targets(folder).items() if isinstance(target, Platform)}
+    return {name: target for name, target in load_targets(folder, python).items() if isinstance(target, Platform)}
 
 
 def load_images(folder: Path = FOLDER) -> Images:
@@ -228,7 +255,7 @@ def read_flags(cpuinfo: str) -> frozenset[str]:
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def _read_target(path: Path) -> Target:
+def _read_target(path: Path, python: str) -> Target:
     table = _parse(path)
     name = table.get("name")
     if name != path.stem:
@@ -239,7 +266,7 @@ def _read_target(path: Path) -> Target:
         **_read_code(table, path),
     }
     if "machine" in table:
-        return _read_platform(table, path, made)
+        return _read_platform(table, path, made, python)
     return _read(Target, _without(table, "code_of", *made), str(path), **made)
 
 
@@ -268,9 +295,10 @@ def _read_allowed(row: Mapping[str, Any], path: Path) -> Allowed:
     return allowed
 
 
-def _read_platform(table: Mapping[str, Any], path: Path, made: Mapping[str, Any]) -> Platform:
+def _read_platform(table: Mapping[str, Any], path: Path, made: Mapping[str, Any], python: str) -> Platform:
     kernels = made["kernels"]
-    machines = tuple(_read_machine(row, kernels, path) for row in _tables(table, "machine", path))
+    rows = [{"python": python, **row} for row in _tables(table, "machine", path)]
+    machines = tuple(_read_machine(row, kernels, path) for row in rows)
     names = [machine.name for machine in machines]
     for machine_name in names:
         if names.count(machine_name) > 1:
@@ -293,6 +321,8 @@ def _read_machine(row: Mapping[str, Any], kernels: tuple[KernelSet, ...], path: 
         raise PlatformError(f"{where}: forced: must be true or false, not {forced!r}")
     machine = _read(Machine, _without(row, "forced"), where, platform=path.stem, forced=forced)
     known = [each.name for each in kernels]
+    if machine.built_by not in ("", "cibuildwheel"):
+        raise PlatformError(f"{where}: built_by: must be 'cibuildwheel' or not be there, not {machine.built_by!r}")
     if (machine.model is None) != (machine.kernels is None):
         raise PlatformError(f"{where}: model and kernels go together; the native row has neither")
     if machine.kernels is not None and machine.kernels not in known:

@@ -1,8 +1,11 @@
 """What the gate says in the end: tables, failures, what was not proven, the verdict. It judges nothing itself."""
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ci import matrix
+from ci.platforms import WheelKey
 
 _FACTS = ("machine", "how", "CPU features", "kernels")
 _MEASURES = ("fingerprints", "ids", "distances", "max |Δ|", "ULP", "allclose")
@@ -20,21 +24,67 @@ _TELLING = ("ssse3", "sse4_2", "avx", "avx2", "fma", "avx512f", "atomics", "asim
 
 
 @dataclass
+class Check:
+    """What became of one stage of the gate."""
+
+    name: str
+    shows: str
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Note how long it takes."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds = time.monotonic() - begin
+
+
+@dataclass(frozen=True)
+class WheelLine:
+    """One wheel of a release, and how it was proven; without a file it was not built here."""
+
+    key: WheelKey
+    path: Path | None
+    proof: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it, with the digest of the file."""
+        known = {"platform": self.key.platform, "python": self.key.python, "built_by": self.key.built_by}
+        if self.path is None:
+            return {**known, "proof": self.proof}
+        content = self.path.read_bytes()
+        facts = {"file": self.path.name, "size": len(content), "sha256": sha256(content).hexdigest()}
+        return {**known, **facts, "proof": self.proof}
+
+
+@dataclass
 class Report:
     """All that a gate found, ready to be shown and kept."""
 
     data: list[str]
-    wheels: list[str]
     stages: Mapping[str, Sequence[matrix.Row]]
+    wheels: list[WheelLine] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    rows_wanted: bool = True
+    """Whether machines were to run at all: then no rows are a failure."""
     problems: list[str] = field(default_factory=list)
     """What failed besides rows."""
     remarks: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether every row agrees and nothing else failed; no rows at all is a failure."""
+        """Whether every row agrees and nothing else failed; no rows at all is a failure where any were wanted."""
         rows = [row for rows in self.stages.values() for row in rows]
-        return bool(rows) and all(row.bits for row in rows) and not self.problems
+        ran = bool(rows) or not self.rows_wanted
+        return (
+            ran
+            and all(row.bits for row in rows)
+            and not any(each.problems for each in self.checks)
+            and not self.problems
+        )
 
     def failures(self) -> list[str]:
         """Every failure in one line, rows first."""
@@ -48,10 +98,14 @@ class Report:
     def show(self, folder: Path) -> None:
         """Print it, and keep it in `folder` as gate.txt and gate.json."""
         console = Console(record=True, width=150)
-        for line in [*(f"data   {text}" for text in self.data), *(f"wheel  {text}" for text in self.wheels)]:
-            console.print(Text(line), soft_wrap=True)
+        for line in self.data:
+            console.print(Text(f"data   {line}"), soft_wrap=True)
+        if self.wheels:
+            console.print(_wheel_table(self.wheels))
         for name, rows in self.stages.items():
             console.print(_table(name, rows))
+        if self.checks:
+            console.print(_check_table(self.checks))
         for line in [*(f"FAILED {text}" for text in self.failures()), *self.remarks]:
             console.print(Text(line), soft_wrap=True)
         console.print("verdict: " + ("PASS" if self.passed else "FAIL"))
@@ -63,7 +117,11 @@ class Report:
         return {
             "passed": self.passed,
             "data": self.data,
-            "wheels": self.wheels,
+            "wheels": [line.as_json() for line in self.wheels],
+            "checks": [
+                {"stage": each.name, "problems": each.problems, "seconds": round(each.seconds, 1)}
+                for each in self.checks
+            ],
             "failures": self.failures(),
             "remarks": self.remarks,
             "stages": stages,
@@ -83,6 +141,28 @@ def _row_as_json(row: matrix.Row) -> dict[str, Any]:
         "allclose": row.allclose,
         "answers": row.answers,
     }
+
+
+def _wheel_table(lines: Sequence[WheelLine]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("wheel for", "Python", "by", "size", "SHA-256", "proof"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
+    for line in lines:
+        facts = line.as_json()
+        size = f"{facts['size']:,}" if "size" in facts else "-"
+        by = line.key.built_by or ("cross-compiler" if line.path else "-")
+        table.add_row(line.key.platform, line.key.python, by, size, facts.get("sha256", "-"), line.proof)
+    return table
+
+
+def _check_table(checks: Sequence[Check]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("stage", "shows", "seconds", "verdict"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "seconds" else "left")
+    for each in checks:
+        verdict = f"FAIL ({len(each.problems)})" if each.problems else "pass"
+        table.add_row(each.name, each.shows, f"{each.seconds:.0f}", verdict)
+    return table
 
 
 def _table(name: str, rows: Sequence[matrix.Row]) -> Table:

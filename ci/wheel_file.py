@@ -35,7 +35,7 @@ _OLD_NAMES = {
 # The C library and its parts: all that a wheel may ask of the system.
 _SYSTEM_LIBRARY = re.compile(
     r"(libc|libm)\.so\.6|libpthread\.so\.0|libdl\.so\.2|librt\.so\.1|ld-linux-[\w-]+\.so\.\d|libc\.musl-\w+\.so\.1"
-    r"|/usr/lib/libSystem\.B\.dylib"
+    r"|/usr/lib/lib(System\.B|c\+\+\.1)\.dylib"
 )
 
 # Linux on 64-bit Arm may have pages of 64 KiB: segments aligned to less cannot be mapped there.

@@ -228,8 +228,8 @@ def run(arguments: argparse.Namespace) -> int:
     pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
-    rows = [_row(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
-    _print_table([*rows, *_workflow_rows(wanted, pythons)])
+    rows = [row_of(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
+    print_table([*rows, *_workflow_rows(wanted, pythons)])
     return 0
 
 
@@ -251,7 +251,7 @@ def _run_foreign(arguments: argparse.Namespace) -> int:
             switches=switches,
             asks_first=arguments.asks_first,
         )
-    _print_table(_row(each.target, each.wheel, "built and audited, not run") for each in built)
+    print_table(row_of(each.target, each.wheel, "built and audited, not run") for each in built)
     print(*foreign.remarks(built), sep="\n")
     print(foreign.use_lines(built, arguments.output))
     return 0
@@ -260,7 +260,8 @@ def _run_foreign(arguments: argparse.Namespace) -> int:
 Row = tuple[str, ...]
 
 
-def _row(target: Target, wheel: Wheel, proof: str) -> Row:
+def row_of(target: Target, wheel: Wheel, proof: str) -> Row:
+    """Return what there is to say of a wheel."""
     sets = summary(read_binaries(wheel.path), target)
     return (target.name, wheel.path.name, f"{wheel.size:,}", wheel.sha256, wheel.floor, sets, proof)
 
@@ -283,7 +284,8 @@ def released_pythons() -> list[str]:
     return list(dict.fromkeys(f"{each[1]}.{each[2]}" for each in found if each))
 
 
-def _print_table(rows: Iterable[Row]) -> None:
+def print_table(rows: Iterable[Row]) -> None:
+    """Print one table of wheels."""
     table = Table(box=None, pad_edge=False)
     for heading in ("platform", "file", "size", "SHA-256", "floor", "instruction sets", "proof"):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")

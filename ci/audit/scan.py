@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
 
-from ci.audit import arm, x86
 from ci.audit.binaries import Binary, Function
+from ci.wheel_file import WheelError
 
 UNKNOWN = "unknown"
 
@@ -59,14 +61,29 @@ def named_apart(uses: Iterable[Use]) -> dict[str, Use]:
 
 
 def _instructions(binary: Binary) -> Iterator[tuple[int, frozenset[str]]]:
+    known = _knowledge_of(binary.architecture)
     starts = [function.start for function in binary.functions]
     for section in binary.sections:
-        yield from x86.scan(section, starts) if binary.architecture == "x86_64" else arm.scan(section, binary.data)
+        if binary.architecture == "x86_64":
+            yield from known.scan(section, starts)
+        else:
+            yield from known.scan(section, binary.data)
+
+
+def _knowledge_of(architecture: str) -> Any:
+    """Return x86.py or arm.py: on Arm there may be no disassembler for x86-64, and its own wheels need none."""
+    try:
+        return import_module("ci.audit.x86" if architecture == "x86_64" else "ci.audit.arm")
+    except ModuleNotFoundError as error:
+        raise WheelError(
+            f"the disassembler for {architecture} is missing ({error.name}): there is no wheel of iced-x86 for this"
+            " machine; `pip install iced-x86` compiles it, which takes Rust, or audit the wheel on an x86-64 machine"
+        ) from None
 
 
 def closure(sets: Iterable[str], architecture: str) -> frozenset[str]:
     """Return the sets with all that a CPU which has them has as well."""
-    implied = x86.IMPLIED if architecture == "x86_64" else arm.IMPLIED
+    implied = _knowledge_of(architecture).IMPLIED
     found: set[str] = set()
     waiting = list(sets)
     while waiting:

@@ -40,9 +40,7 @@ def built(tmp_path: Path, target: str = "linux-x86_64", *remarks: str) -> foreig
     tags = expected_tags(platform, "311")
     name = f"thing{platform.wheel.extension_suffix.format(abi='311')}"
     extension = Extension(name, platform.architecture, ("libc.so.6",), glibc=(2, 17), alignment=0x10000)
-    return foreign.Built(
-        platform, "3.11", Wheel(path, tags, tags, (extension,)), verdict_of(path.name, {}), remarks
-    )
+    return foreign.Built(platform, "3.11", Wheel(path, tags, tags, (extension,)), verdict_of(path.name, {}), remarks)
 
 
 def test_an_sdist_dates_its_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,16 +12,16 @@ import pytest
 from process_machines import ProcessMachines
 
 import constann
-from ci import controls, gate, matrix, platforms
+from ci import controls, data_set, gate, matrix, platforms, verdict
 from ci.machines import Run
-from ci.platforms import Machine
+from ci.platforms import Machine, WheelKey
 
 SETS = [implementation.name for implementation in constann.kernels.available()]
 ROWS = [
     (Machine(f"native-{kernels}", np.__version__, kernels=kernels, forced=True, platform="here"), False)
     for kernels in SETS
 ]
-CARRIED = gate.find_data(gate.CARRIED_DATA)
+CARRIED = data_set.find_data(data_set.CARRIED_DATA)
 FEW = 500
 
 
@@ -46,10 +46,10 @@ def test_the_carried_slice_gives_the_known_answers_on_every_kernel_set(tmp_path:
     everything = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
     rows = matrix.run_matrix(ProcessMachines(), ROWS, everything, tmp_path)
     assert failing(rows) == []
-    assert gate.check_golden(rows) == []
+    assert verdict.check_golden(rows) == []
     assert rows[0].answers is not None
     rows[0].answers["built"]["forest-cosine"]["distances"] = "0" * 64  # control: another answer is seen
-    assert gate.check_golden(rows) == [
+    assert verdict.check_golden(rows) == [
         f"here/native-{SETS[0]}: forest-cosine: distances is not that of carried-data.json"
     ]
 
@@ -176,12 +176,12 @@ def agreeing(tmp_path: Path) -> list[matrix.Row]:
 def test_the_verdict_follows_the_rows(
     agreeing: list[matrix.Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    report = verdict.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
     report.show(tmp_path)
     assert report.passed
     assert "verdict: PASS" in capsys.readouterr().out
     agreeing[0].failure = "could not start: it is not there"
-    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    report = verdict.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
     report.show(tmp_path)
     assert not report.passed
     printed = capsys.readouterr().out
@@ -193,31 +193,31 @@ def test_the_verdict_follows_the_rows(
 
 def test_nothing_to_show_is_never_a_pass(agreeing: list[matrix.Row], tmp_path: Path) -> None:
     def problems(
-        rows: list[matrix.Row], outcomes: list[controls.Outcome] = FOUND, data: gate.DataSet = CARRIED
+        rows: list[matrix.Row], outcomes: list[controls.Outcome] = FOUND, data: data_set.DataSet = CARRIED
     ) -> list[str]:
-        report = gate.conclude({"slice": rows}, data, outcomes, expected=EXPECTED, partial=False)
+        report = verdict.conclude({"slice": rows}, data, outcomes, expected=EXPECTED, partial=False)
         assert not report.passed
         return report.problems
 
     assert "expected machines have no row" in problems([])[0]
     assert problems(agreeing[1:]) == [f"expected machines have no row: here/native-{SETS[0]}"]
     assert problems(agreeing, outcomes=[]) == ["no negative control ran: they need two rows that agree"]
-    other = gate.DataSet(tmp_path / "vectors.npy", CARRIED.queries)
+    other = data_set.DataSet(tmp_path / "vectors.npy", CARRIED.queries)
     np.save(other.vectors, np.zeros((1, 1), np.float32))
-    alone = gate.conclude({"slice": agreeing[:1]}, other, FOUND, expected=EXPECTED, partial=True)
+    alone = verdict.conclude({"slice": agreeing[:1]}, other, FOUND, expected=EXPECTED, partial=True)
     assert alone.problems == ["one machine alone agrees with itself: choose two or more"]
 
 
 def test_planted_wheels_and_unnoticed_controls_fail_the_gate(agreeing: list[matrix.Row]) -> None:
     unnoticed = controls.judge(CONTROL, [*agreeing[1:], matrix.Row(CONTROL.victim, False, agreeing[0].folder)])
-    report = gate.conclude({"slice": agreeing}, CARRIED, [unnoticed], expected=EXPECTED, partial=False)
+    report = verdict.conclude({"slice": agreeing}, CARRIED, [unnoticed], expected=EXPECTED, partial=False)
     where = f"one different vector on here/native-{SETS[0]}"
     assert report.problems == [f"negative control: {where} was not noticed; the gate said: nothing"]
     for row in agreeing:
         assert row.answers is not None
         row.answers["facts"]["planted_faults"] = "avx2"
         row.answers["facts"]["tuned_for"] = "x86-64-v3"
-    report = gate.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
+    report = verdict.conclude({"slice": agreeing}, CARRIED, FOUND, expected=EXPECTED, partial=False)
     assert report.problems == [
         "a wheel for a release has a planted fault: avx2",
         "a wheel for a release is tuned for x86-64-v3",
@@ -226,7 +226,7 @@ def test_planted_wheels_and_unnoticed_controls_fail_the_gate(agreeing: list[matr
 
 def test_a_kernel_set_without_a_native_row_fails_the_gate(agreeing: list[matrix.Row]) -> None:
     """What the process can run is asked of the CPU; the rows come from what Linux says: both must agree."""
-    report = gate.conclude({"slice": agreeing[:-1]}, CARRIED, FOUND, expected=EXPECTED[:-1], partial=False)
+    report = verdict.conclude({"slice": agreeing[:-1]}, CARRIED, FOUND, expected=EXPECTED[:-1], partial=False)
     assert not report.passed
     assert all("can run" in problem for problem in report.problems)
 
@@ -245,8 +245,8 @@ def test_a_control_must_blame_its_victim_for_its_fault_and_nobody_else(tmp_path:
 
 def test_controls_run_beside_rows_that_have_answered(agreeing: list[matrix.Row], tmp_path: Path) -> None:
     @contextmanager
-    def open_machines(platform: str, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
-        assert (platform, entries) == ("here", {})
+    def open_machines(key: WheelKey, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
+        assert (key.platform, entries) == ("here", {})
         yield ProcessMachines()
 
     data = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
@@ -264,6 +264,7 @@ def test_every_platform_has_its_controls_whatever_the_engine(architecture: str) 
     assert len(names) == len(set(names)) == 7
     assert ("linux-aarch64", "a build without -ffp-contract=off") in names
     assert not any(control.victim.kernels == "scalar" for control in planned)
+    assert not any(control.victim.built_by for control in planned), "only wheels of ours can be built with a fault"
 
 
 def test_the_report_folder_is_emptied_only_if_a_gate_wrote_it(tmp_path: Path) -> None:
@@ -278,5 +279,5 @@ def test_the_report_folder_is_emptied_only_if_a_gate_wrote_it(tmp_path: Path) ->
 
 
 def test_a_folder_without_the_two_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(gate.GateError, match=r"must hold exactly one \*vectors.npy, but it holds 0"):
-        gate.find_data(tmp_path)
+    with pytest.raises(data_set.DataError, match=r"must hold exactly one \*vectors.npy, but it holds 0"):
+        data_set.find_data(tmp_path)

@@ -46,8 +46,8 @@ def test_an_official_image_of_the_wrong_architecture_does_not_end_it(monkeypatch
     known = list(platforms.load().values())
     image = SimpleNamespace(attrs={"Architecture": "s390x"})
     pulled: Any = SimpleNamespace(client=SimpleNamespace(images=SimpleNamespace(pull=lambda *_, **__: image)))
-    monkeypatch.setattr(images, "_registry_answers", lambda *_: True)
-    monkeypatch.setattr(images, "_from_packages", lambda engine, platform, *_: f"packages of {platform.name}")
+    monkeypatch.setattr(images, "registry_answers", lambda *_: True)
+    monkeypatch.setattr(images, "from_packages", lambda engine, platform, *_: f"packages of {platform.name}")
     bases = images.bases(pulled, known, "3.11", platforms.load_images())
     assert bases == {each.name: f"packages of {each.name}" for each in known}
 
@@ -63,7 +63,7 @@ def test_what_runs_beside_an_error_is_ended(stop: type[BaseException]) -> None:
         assert ended.wait(30), "nobody ended what runs"
 
     with pytest.raises(stop):
-        images._together(work, [first, *others], end=ended.set)
+        images.together(work, [first, *others], end=ended.set)
 
 
 def test_pip_is_told_each_tag_of_the_other_platform() -> None:

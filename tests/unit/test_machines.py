@@ -17,7 +17,7 @@ from ci.containers import Done
 from ci.machines import Machines, Outcome, describe_status
 
 KNOWN = platforms.load()
-IMAGES = {name: f"image-of-{name}" for name in KNOWN}
+IMAGES = {(name, python): f"image-of-{name}" for name in KNOWN for python in KNOWN[name].pythons}
 
 
 class Stage:
@@ -69,7 +69,7 @@ def machine(name: str) -> platforms.Machine:
 def test_a_model_is_played_by_qemu_itself(stage: Stage) -> None:
     ready = Machines(stage.engine, KNOWN, IMAGES)
     assert ready.run(machine("linux-x86_64/qemu64"), ["-c", "1"]).ok
-    python = "/opt/venv-numpy-2.3.5/bin/python"
+    python = "/opt/venv-numpy-2.2.6/bin/python"
     assert stage.commands[-1] == ["/constann/qemu", "-cpu", "qemu64", python, "-c", "1"]
     assert ready.run(machine("linux-aarch64/a64fx"), ["-c", "1"]).ok
     python = "/opt/venv-numpy-2.4.6/bin/python"
@@ -128,12 +128,39 @@ def test_a_wheel_that_pip_refuses_stops_its_platform_once(stage: Stage, tmp_path
     wheel.touch()
     stage.answer = lambda command: Done(1, "", "ERROR: not a supported wheel\n", 1.0)
     stage.put_archive = lambda folder, data: True  # type: ignore[attr-defined]
-    ready = Machines(stage.engine, KNOWN, IMAGES, {"linux-aarch64": wheel})
+    ready = Machines(stage.engine, KNOWN, IMAGES, {machine("linux-aarch64/max").wheel: wheel})
     for name in ("a64fx", "max"):
         run = ready.run(machine(f"linux-aarch64/{name}"), ["-c", "1"])
         assert run.outcome is Outcome.COULD_NOT_START and "not a supported wheel" in run.reason
     assert len(stage.commands) == 1
     assert stage.alive == 0
+
+
+def test_a_row_of_cibuildwheel_never_runs_another_wheel(stage: Stage, tmp_path: Path) -> None:
+    wheel = tmp_path / "constann-0.1.0-cp311-cp311-manylinux_2_17_aarch64.whl"
+    ready = Machines(stage.engine, KNOWN, IMAGES, {machine("linux-aarch64/max").wheel: wheel})
+    run = ready.run(machine("linux-aarch64/max-cibuildwheel"), ["-c", "1"])
+    assert (run.outcome, run.reason) == (
+        Outcome.COULD_NOT_START,
+        "cibuildwheel made no wheel for linux-aarch64",
+    )
+    assert stage.commands == []
+
+
+def test_each_python_has_an_image_of_its_own(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    known = {("linux-aarch64", "3.11"): "old", ("linux-aarch64", "3.13"): "new"}
+    real = stage.container
+
+    def container(*arguments: object, **options: object) -> object:
+        seen.append(arguments[1])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(containers, "container", container)
+    ready = Machines(stage.engine, KNOWN, known)
+    ready.run(machine("linux-aarch64/max"), ["-c", "1"])
+    ready.run(machine("linux-aarch64/max-python3.13"), ["-c", "1"])
+    assert seen == ["old", "new"]
 
 
 def test_an_engine_that_fails_is_a_machine_that_could_not_start(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,14 @@ def test_every_promised_row_is_expected() -> None:
 
 def test_native_rows_are_the_kernel_sets_of_the_cpu() -> None:
     x86 = platforms.load()["linux-x86_64"]
-    assert [row.kernels for row in x86.native_rows([])] == ["baseline", "scalar"]
+    ways = ("", "cibuildwheel")
+
+    def kernels(flags: list[str], way: str) -> list[str | None]:
+        return [row.kernels for row in x86.native_rows(flags) if row.built_by == way]
+
+    assert [kernels([], way) for way in ways] == [["baseline", "scalar"]] * 2
     every = ["avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
-    assert [row.kernels for row in x86.native_rows(every)] == ["avx512", "avx2", "baseline", "scalar"]
+    assert [kernels(every, way) for way in ways] == [["avx512", "avx2", "baseline", "scalar"]] * 2
     assert all(row.environment == {"CONSTANN_KERNELS": row.kernels} for row in x86.native_rows(every))
     assert not [row for row in x86.expected_rows("aarch64", every) if row.model is None]
 
@@ -64,6 +69,7 @@ def test_machines_use_the_numpy_that_the_harness_pins() -> None:
         ('model = "core2duo"', "", ["core2duo", "go together"]),
         ('model = "core2duo"', 'model = "core2duo"\nforced = "yes"', ["core2duo", "forced", "true or false"]),
         ('name = "linux-x86_64"', 'name = "linux"', ["'linux'", "linux-x86_64"]),
+        ('built_by = "cibuildwheel"', 'built_by = "me"', ["native-cibuildwheel", "built_by", "'me'"]),
         ("[kernels]", "[kernels", ["TOML"]),
     ],
 )
@@ -84,6 +90,36 @@ def test_a_release_for_each_python_that_is_named() -> None:
     images = platforms.load_images()
     assert images.release(images.python) is not None
     assert images.release("2.7") is None
+
+
+def test_rows_have_the_python_that_is_asked_for_unless_they_name_one() -> None:
+    def pythons(version: str | None) -> dict[str, str]:
+        known = platforms.load(python=version)
+        return {row.name: row.python for row in known["linux-x86_64"].machines}
+
+    assert pythons(None)["qemu64"] == platforms.load_images().python == "3.11"
+    assert pythons("3.12")["qemu64"] == "3.12"
+    assert pythons("3.12")["max-python3.13"] == "3.13"
+    x86 = platforms.load()["linux-x86_64"]
+    assert x86.pythons == ("3.11", "3.13")
+    assert x86.numpy_versions("3.11") == ("1.26.4", "2.2.6", "2.4.6") and x86.numpy_versions("3.13") == ("2.4.6",)
+
+
+def test_every_python_whose_wheels_are_cross_compiled_runs_on_each_platform() -> None:
+    wanted = set(platforms.load_images().wheels)
+    for platform in platforms.load().values():
+        rows = platform.expected_rows("x86_64", {"avx2"})
+        assert {row.python for row in rows} == wanted
+        assert {row.built_by for row in rows} == {"", "cibuildwheel"}
+
+
+def test_the_oldest_numpy_and_that_of_the_oldest_system_are_run_on_each_platform() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (floor,) = (each.removeprefix("numpy>=") for each in project["dependencies"])
+    for platform in platforms.load().values():
+        versions = {row.numpy for row in platform.machines}
+        assert platforms.load_images().oldest_system_numpy in versions
+        assert any(version.startswith(f"{floor}.") for version in versions)
 
 
 def test_flags_are_read_from_both_kinds_of_cpuinfo() -> None:
