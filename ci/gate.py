@@ -5,9 +5,7 @@ A stage is one line in STAGES: a name, what it shows, and a function that return
 
 import argparse
 import os
-import re
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,14 +20,20 @@ from ci import (
     cibuildwheel,
     controls,
     engine,
+    foreign,
     images,
+    installing,
     machines,
+    macos_kernels,
     matrix,
     oldest_system,
     platforms,
+    reproduce,
+    resolvers,
     undo,
     verdict,
     wheels,
+    workflows,
 )
 from ci.audit.wheel import audit_wheel
 from ci.data_set import CARRIED_DATA, DataSet, find_data
@@ -175,6 +179,46 @@ def run_controls(work: Work) -> list[str]:
     return []  # the verdict judges the outcomes, and that there are any
 
 
+def run_macos_kernels(work: Work) -> list[str]:
+    """Run the macOS wheels' kernels in a CPU emulator on the known answers."""
+    return [
+        f"{path.name}: {result.name}: {problem}"
+        for key, path in work.wheels.items()
+        if work.targets[key.platform].system == "Darwin"
+        for result in macos_kernels.run_wheel(path, work.targets[key.platform])
+        for problem in result.problems
+    ]
+
+
+def build_twice(work: Work) -> list[str]:
+    """Build the sdist and the wheels of every platform again, twice, in folders and at times of their own."""
+    return reproduce.problems(list(work.targets.values()), [work.facts.python])
+
+
+def build_for_others(work: Work) -> list[str]:
+    """Build portable wheels of a package that has none, and run them on old CPUs."""
+    return foreign.problems(work.running_engine, work.prepared, work.facts.python, work.folder / "others")
+
+
+def install_as_users(work: Work) -> list[str]:
+    """Resolve for every platform, build and run the Docker example, and install from source."""
+    python, found = work.facts.python, work.running_engine
+    prepared = {name: image for (name, version), image in work.prepared.items() if version == python}
+    built = {key.platform: path for key, path in work.wheels.items() if (key.python, key.built_by) == (python, "")}
+    sdist = wheels.build_sdist(ROOT, work.folder / "sdist", cache=cache.folder("wheels"))
+    foreigner = next(each for each in work.platforms.values() if each.architecture != found.architecture)
+    return [
+        *resolvers.check_resolvers([path for key, path in work.wheels.items() if not key.built_by]),
+        *installing.check_docker_example(found, prepared, built),
+        *installing.check_source_build(found, foreigner, sdist),
+    ]
+
+
+def run_workflow_lines(work: Work) -> list[str]:
+    """Run what the workflows say for Linux in clean containers."""
+    return workflows.check_workflow_lines(work.running_engine, list(work.wheels.values()))
+
+
 # In this order. A later stage may use what an earlier one left in Work; wheels are built whatever is chosen.
 STAGES: tuple[Stage, ...] = (
     Stage("wheels", "every platform's wheels, cross-compiled", build_wheels),
@@ -183,6 +227,11 @@ STAGES: tuple[Stage, ...] = (
     Stage("old-system", "an install on glibc 2.17 compiles nothing", install_on_old_system, engine=True),
     Stage("matrix", "the same bits on every machine", run_matrix, engine=True),
     Stage("controls", "planted faults are found", run_controls, engine=True),
+    Stage("macos", "the kernels of macOS wheels give the known answers, in a CPU emulator", run_macos_kernels),
+    Stage("reproduce", "two builds have the same bytes", build_twice),
+    Stage("others", "annoy's missing wheels, built, audited and run on old CPUs", build_for_others, engine=True),
+    Stage("install", "pip, uv, Poetry, Docker and a build from source", install_as_users, engine=True),
+    Stage("workflows", "what GitHub will run, in clean containers", run_workflow_lines, engine=True),
 )
 _ALWAYS = "wheels"
 
@@ -285,7 +334,7 @@ def run_stage(stage: Stage, work: Work) -> Check:
     with check.timed():
         try:
             check.problems += stage.work(work)
-        except (RuntimeError, OSError, DockerException) as error:
+        except (RuntimeError, ValueError, OSError, DockerException) as error:
             if stage.name == _ALWAYS:
                 raise
             check.problems.append(f"could not be completed: {error}")
@@ -310,17 +359,11 @@ def _conclude(work: Work, checks: Sequence[Check]) -> Report:
     report.checks = list(checks)
     report.problems += [f"{check.name}: {problem}" for check in checks for problem in check.problems]
     rows = [row for rows in work.rows.values() for row in rows]
-    report.wheels = verdict.describe_wheels(work.wheels, list(work.targets.values()), promised_pythons(), rows)
+    report.wheels = verdict.describe_wheels(work.wheels, list(work.targets.values()), wheels.released_pythons(), rows)
     report.remarks += verdict.not_proven(report.wheels)
     if without:
         report.remarks.append(f"PARTIAL: without the stages {', '.join(without)}; a release needs them all")
     return report
-
-
-def promised_pythons() -> list[str]:
-    """Return the versions that a release has wheels for: what cibuildwheel is told to build."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return [f"3.{minor}" for minor in re.findall(r"cp3(\d+)-", project["tool"]["cibuildwheel"]["build"])]
 
 
 def _is_possible(machine: Machine, work: Work) -> bool:

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the kernels of macOS wheels in a CPU emulator: the same bits as the known answers, without a Mac."""
     target = next(each for each in load_targets().values() if each.system == "Darwin")
-    results = [result for path in arguments.wheels for result in _run_wheel(path, target)]
+    results = [result for path in arguments.wheels for result in run_wheel(path, target)]
     print(
         "Only kernels ran, one call at a time, in a CPU emulator (unicorn): no Python, no threads, no macOS. The whole"
         " library runs on macOS in the wheels workflow."
@@ -89,7 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if any(result.problems for result in results) else 0
 
 
-def _run_wheel(path: Path, target: Target) -> list[Result]:
+def run_wheel(path: Path, target: Target) -> list[Result]:
+    """Run the kernels of a wheel and print what became of each set."""
     name, content = extension_in(path)
     print(f"{path}: {name}")
     results = run_kernels(name, content, [each.name for each in target.kernels])
