@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.tags import Tag
 
 from ci import finish, python_headers, wheels, zig
-from ci.platforms import Platform, load
+from ci.platforms import Platform, load, load_targets
 from ci.wheel_file import (
     Extension,
     Wheel,
@@ -28,6 +29,7 @@ from ci.wheel_file import (
     glibc_of_tag,
     read_wheel,
     running_version,
+    target_of,
 )
 
 PLATFORMS = load()
@@ -144,6 +146,27 @@ def test_a_wheel_may_be_held_to_a_tag_of_its_own() -> None:
     newest = dataclasses.replace(newer, extensions=(dataclasses.replace(good_extension(), glibc=(2, 38)),))
     (fault,) = find_faults(newest, X86, "311", tag)
     assert "needs glibc 2.38, but the tag promises 2.34" in fault
+
+
+@pytest.mark.parametrize(
+    ("tag", "machine", "suffix", "name"),
+    [
+        ("manylinux_2_17_aarch64", "x86_64", "x86_64-linux-gnu.so", "linux-aarch64"),
+        ("manylinux2014_x86_64", "x86_64", "x86_64-linux-gnu.so", "linux-x86_64"),
+        ("musllinux_1_2_x86_64", "x86_64", "x86_64-linux-gnu.so", "musllinux-x86_64"),
+        ("macosx_14_0_arm64", "arm64", "darwin.so", "macos-arm64"),
+        ("linux_x86_64", "x86_64", "x86_64-linux-musl.so", "musllinux-x86_64"),
+        ("linux_aarch64", "aarch64", "aarch64-linux-gnu.so", "linux-aarch64"),
+        ("linux_aarch64", "x86_64", "aarch64-linux-gnu.so", None),
+        ("win_amd64", "x86_64", "win_amd64.pyd", None),
+    ],
+)
+def test_a_wheel_is_for_what_its_tag_says(tag: str, machine: str, suffix: str, name: str | None) -> None:
+    """As it comes from the compiler, `linux_…` says too little: then its file does."""
+    extension = dataclasses.replace(good_extension(), name=f"constann/_core.cpython-311-{suffix}", machine=machine)
+    wheel = dataclasses.replace(good_wheel(extension), name_tags=frozenset({Tag("cp311", "cp311", tag)}))
+    found = target_of(wheel, load_targets().values())
+    assert (found.name if found else None) == name
 
 
 def test_a_wheel_without_machine_code_is_a_fault() -> None:
