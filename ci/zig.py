@@ -1,5 +1,6 @@
 """Makes PyPI's ziglang a cross-compiler for CMake. Knows flags and tools, nothing of this project."""
 
+import hashlib
 import os
 import shlex
 import tempfile
@@ -108,8 +109,6 @@ def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, 
     ToolchainError
         When ziglang is not installed.
     """
-    tools = folder / platform.name
-    tools.mkdir(parents=True, exist_ok=True)
     facts = {
         "zig": shlex.quote(str(_find_zig())),
         "environment": f"ZIG_GLOBAL_CACHE_DIR={shlex.quote(str(folder / 'cache'))}"
@@ -118,8 +117,13 @@ def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, 
         "architecture": platform.architecture,
         "cpu": platform.compiler.zig_cpu,
     }
-    for name, template in {"cc": _COMPILER, "c++": _COMPILER, "ar": _TOOL, "ranlib": _TOOL}.items():
-        _write(tools / name, template.format(command=name, **facts), mode=0o755)
+    templates = {"cc": _COMPILER, "c++": _COMPILER, "ar": _TOOL, "ranlib": _TOOL}
+    programs = {name: template.format(command=name, **facts) for name, template in templates.items()}
+    # Another checkout with the same cache may have other wrappers, and build at the same time.
+    tools = folder / f"{platform.name}-{hashlib.sha256(repr(programs).encode()).hexdigest()[:12]}"
+    tools.mkdir(parents=True, exist_ok=True)
+    for name, text in programs.items():
+        _write(tools / name, text, mode=0o755)
     _write(tools / "no-debug.lds", _LINKER_SCRIPT, mode=0o644)
     environment = {
         "CONSTANN_CROSS_TOOLS": str(tools),

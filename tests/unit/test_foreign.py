@@ -227,3 +227,14 @@ def test_switches_belong_to_another_project(tmp_path: Path) -> None:
     assert main(["wheels", "--env", "A=1", "--output", str(tmp_path)]) == 2
     assert main(["wheels", "--sdist", "thing==1", "--env", "A", "--output", str(tmp_path)]) == 2
     assert wheels.released_pythons()
+
+
+def test_another_checkouts_wrappers_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both may build at the same time with one cache: a wrapper must not change under a build that runs."""
+    folders = []
+    for name in ("zig of one", "zig of another"):
+        monkeypatch.setattr(zig, "_find_zig", lambda name=name: tmp_path / name)
+        toolchain = zig.make_toolchain(X86, tmp_path / "tools", once=True)
+        assert name in (toolchain.tools / "cc").read_text()
+        folders.append(toolchain.tools)
+    assert folders[0] != folders[1] and "zig of one" in (folders[0] / "cc").read_text()
