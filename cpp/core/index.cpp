@@ -7,6 +7,7 @@
 
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 #include "kernels/floating_point.hpp"
 
 namespace constann {
@@ -202,6 +203,9 @@ std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<con
             break;
         case file::Kind::forest:
             index = Forest::for_file(header);
+            break;
+        case file::Kind::graph:
+            index = Graph::for_file(header);
             break;
     }
     index->open_rows(header, file, std::move(memory));

@@ -7,7 +7,7 @@
 #include <functional>
 
 #include "core/index.hpp"
-#include "forest/codes.hpp"
+#include "core/codes.hpp"
 
 namespace constann {
 

@@ -1,5 +1,5 @@
 // See codes.hpp.
-#include "forest/codes.hpp"
+#include "core/codes.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -56,6 +56,14 @@ void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim,
         out[i] = as_byte(static_cast<int>(held + 0.5f));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
+}
+
+void pack_half_codes(std::span<const std::byte> codes, std::span<std::byte> out) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        const std::byte low = i < codes.size() ? codes[i] >> 3 : std::byte{0};
+        const std::byte high = out.size() + i < codes.size() ? codes[out.size() + i] >> 3 : std::byte{0};
+        out[i] = low | high << 4;
+    }
 }
 
 double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::byte> out) {
