@@ -76,7 +76,9 @@ double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::b
     for (std::uint32_t i = 0; i < dim; ++i) {
         const double code = static_cast<double>(value_at(query, i)) * rate;
         const double rounded = code < 0.0 ? code - 0.5 : code + 0.5;
-        out[i] = as_byte(static_cast<int>(std::clamp(rounded, -127.0, 127.0)));
+        // Written so that a NaN, where a rotated query overflows, is held too.
+        const double held = rounded > -127.0 ? (rounded < 127.0 ? rounded : 127.0) : -127.0;
+        out[i] = as_byte(static_cast<int>(held));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
     return static_cast<double>(largest) / 127.0;

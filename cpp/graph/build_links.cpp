@@ -71,10 +71,6 @@ class Builder {
         return static_cast<std::size_t>(std::find(list.begin(), list.end(), kNoNode) - list.begin());
     }
 
-    float lengthening(std::uint32_t node) const {
-        return measure_.lengthening.empty() ? 0.0f : measure_.lengthening[node];
-    }
-
     Watch watch_from(std::uint64_t done_before, std::uint64_t per_task) const {
         if (!watch_) return {};
         return [this, done_before, per_task](std::uint64_t done, std::uint64_t) {
@@ -98,40 +94,45 @@ class Builder {
     void link_node(std::uint32_t node, std::uint64_t linked) {
         Scratch& scratch = scratch_of_this_thread();
         const std::byte* query = measure_.at(node);
-        descend(scratch.walk, levels_, measure_, query, lengthening(node), linked, kPool);
-        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query, lengthening(node));
-        prune(scratch.walk.keys(), kLinks, list(node));
+        descend(scratch.walk, levels_, measure_, query, linked, kPool);
+        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
+        prune(node, scratch.walk.keys(), kLinks, list(node));
     }
 
     // Takes of `candidates`, nearest first, those that lie in directions of their own.
-    void prune(std::span<const std::uint64_t> candidates, std::size_t most,
+    void prune(std::uint32_t node, std::span<const std::uint64_t> candidates, std::size_t most,
                std::span<std::uint32_t> out) const {
         std::size_t count = 0;
         for (const std::uint64_t key : candidates) {
             if (count == most) break;
-            if (!covered(key, out.first(count))) out[count++] = node_of(key);
+            if (!covered(node, key, out.first(count))) out[count++] = node_of(key);
         }
         std::fill(out.begin() + static_cast<std::ptrdiff_t>(count), out.end(), kNoNode);
     }
 
-    bool covered(std::uint64_t key, std::span<const std::uint32_t> taken) const {
+    // Whether one that was taken is much nearer to the candidate than the node is.
+    bool covered(std::uint32_t node, std::uint64_t key, std::span<const std::uint32_t> taken) const {
         constexpr std::size_t kCompared = 8;
         std::array<std::uint32_t, kCompared> answers;
-        const std::uint32_t node = node_of(key);
+        const std::uint32_t candidate = node_of(key);
+        // As seen from the candidate: the bias is that of the other end.
+        std::uint64_t distance = answer_of(key);
+        if (!measure_.bias.empty()) distance = distance + measure_.bias[node] - measure_.bias[candidate];
         for (std::size_t first = 0; first < taken.size(); first += kCompared) {
             const auto some = taken.subspan(first, std::min(kCompared, taken.size() - first));
-            measure_.compare(measure_.at(node), lengthening(node), some, answers.data());
+            measure_.compare(measure_.at(candidate), some, answers.data());
             for (std::size_t i = 0; i < some.size(); ++i) {
-                if (nearer(answers[i], answer_of(key))) return true;
+                if (nearer(answers[i], distance)) return true;
             }
         }
         return false;
     }
 
-    bool nearer(std::uint32_t between, std::uint32_t distance) const {
+    bool nearer(std::uint32_t between, std::uint64_t distance) const {
+        if (measure_.products || !measure_.bias.empty()) return between < distance;
         if (measure_.codes != nullptr) return between * kNearerOf < distance * kNearer;
         return from_ordered_bits(between) * static_cast<float>(kNearerOf) <
-               from_ordered_bits(distance) * static_cast<float>(kNearer);
+               from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(kNearer);
     }
 
     // Counts and places the links of the batch by target: sources come in order by themselves.
@@ -183,7 +184,7 @@ class Builder {
         add_keys(target, links.first(had), keys);
         add_keys(target, sources, keys);
         std::sort(keys.begin(), keys.end());
-        prune(keys, kLinks, links);
+        prune(target, keys, kLinks, links);
     }
 
     void add_keys(std::uint32_t node, std::span<const std::uint32_t> others,
@@ -191,7 +192,7 @@ class Builder {
         std::array<std::uint32_t, Measure::kAtOnce> answers;
         for (std::size_t first = 0; first < others.size(); first += answers.size()) {
             const auto some = others.subspan(first, std::min(answers.size(), others.size() - first));
-            measure_.compare(measure_.at(node), lengthening(node), some, answers.data());
+            measure_.compare(measure_.at(node), some, answers.data());
             for (std::size_t i = 0; i < some.size(); ++i) keys.push_back(node_key(answers[i], some[i]));
         }
     }
@@ -212,7 +213,7 @@ class Builder {
                           add_keys(static_cast<std::uint32_t>(node), from.first(count), keys);
                           std::sort(keys.begin(), keys.end());
                           if (count > degree) {
-                              prune(keys, degree, to);
+                              prune(static_cast<std::uint32_t>(node), keys, degree, to);
                           } else {
                               for (std::size_t i = 0; i < degree; ++i)
                                   to[i] = i < count ? node_of(keys[i]) : kNoNode;
@@ -345,9 +346,8 @@ class Joiner {
 
     // Of what a walk to `node` finds; or else the first there is.
     std::uint32_t nearest_marked(std::uint32_t node, bool with_place) {
-        const float length = measure_.lengthening.empty() ? 0.0f : measure_.lengthening[node];
-        descend(walk_, {}, measure_, measure_.at(node), length, nodes_, kPool);
-        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node), length);
+        descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
+        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
         const auto serves = [&](std::uint32_t other) {
             return other != node && marked_[other] && (!with_place || has_place(other));
         };
@@ -373,13 +373,13 @@ class Joiner {
 }  // namespace
 
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             float length, std::uint64_t nodes, std::size_t pool) {
+             std::uint64_t nodes, std::size_t pool) {
     constexpr std::size_t kEntries = 2;
     std::array<std::uint32_t, kFirstNodes> first;
     std::array<std::uint32_t, kFirstNodes> answers;
     const std::size_t count = std::min(nodes, kFirstNodes);
     for (std::uint32_t node = 0; node < count; ++node) first[node] = node;
-    measure.compare(query, length, std::span(first).first(count), answers.data());
+    measure.compare(query, std::span(first).first(count), answers.data());
     std::array<std::uint64_t, kEntries> best;
     best.fill(UINT64_MAX);
     for (std::uint32_t node = 0; node < count; ++node) {
@@ -395,7 +395,7 @@ void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, c
             if (key != UINT64_MAX) walk.enter(key);
         }
         if (lowest) return;
-        walk.run(upper[level], measure, query, length);
+        walk.run(upper[level], measure, query);
         best.fill(UINT64_MAX);
         std::copy(walk.keys().begin(), walk.keys().end(), best.begin());
     }

@@ -15,7 +15,7 @@ struct Links {
     std::vector<std::uint32_t> lowest, upper;
 };
 
-// `measure` compares nodes with nodes: squared distances.
+// `measure` compares nodes with nodes: squared distances, or inner products.
 Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads, const Watch& watch);
 
 // Makes every node be reached from every other: where one is not, a link that nothing depends on gives way.

@@ -21,13 +21,12 @@ namespace {
 
 constexpr std::uint64_t kOrderStream = 0x6f72646572;  // of random choices: the order of the nodes
 constexpr std::uint64_t kRowsPerTask = 4096;
-constexpr std::uint64_t kTrialQueries = 64;
+constexpr std::uint64_t kTrialQueries = 128;
 constexpr std::uint64_t kQueriesPerTask = 8;
 constexpr std::uint64_t kTrialK = 11;       // a row that is a query finds itself, and ten others
-constexpr std::uint64_t kLostAtMost = 500;  // one in so many true neighbours may fall behind the reranked
+constexpr std::uint64_t kLostAtMost = 700;  // one in so many true neighbours may fall behind the reranked
 constexpr std::uint64_t kMaxRerank = 1 << 20;
 constexpr std::uint64_t kRerankOfFloats = 16;
-constexpr float kLongest = 30000.0f;  // in steps of a code: its square, and codes' distances, fit 31 bits
 
 template <class Values>
 std::span<const std::byte> bytes_of(const Values& values) {
@@ -69,18 +68,21 @@ void Graph::build_structure(unsigned threads, const Watch& watch) {
     Bytes codes = choose_codes(truth, threads);
     const bool coded = !codes.empty();
     group_rows(coded ? RowsView(codes, code_stride(dim())) : rows());
-    std::vector<float> lengths = lengthening();
+    std::vector<std::uint32_t> bias_of_nodes;
     Measure between;
     if (coded) {
         codes = codes_by_node(codes);
         between.codes = kernels::active().code_squared_euclidean;
         between.table = RowsView(codes, code_stride(dim()));
+        if (metric() == Metric::dot) bias_of_nodes = bias();
+        between.bias = bias_of_nodes;
     } else {
-        between.floats = kernels::active().squared_euclidean.many;
+        between.products = metric() == Metric::dot;
+        between.floats = between.products ? kernels::active().inner_product.many
+                                          : kernels::active().squared_euclidean.many;
         between.table = rows();
         between.rows = node_rows_;
     }
-    between.lengthening = lengths;
     kernels::with_canonical_floating_point(
         [&] { own_links_ = build_links(between, node_rows_.nodes, threads, watch); });
     if (form_.bits == 4) {
@@ -126,21 +128,18 @@ Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
         form_ = {0, false, {}, kRerankOfFloats};
         return {};
     }
-    const bool may4 = wanted_code_bits_ != 7, may7 = wanted_code_bits_ != 4;
     Bytes best;
-    std::uint64_t found = 0;
     form_ = {0, false, {}, kRerankOfFloats};
     for (const bool rotated : {false, true}) {
         std::optional<Rotation> rotation;
         if (rotated) rotation.emplace(dim(), seed());
         std::optional<CodeTrial> trial = try_codes(rotation, truth, threads);
         if (!trial) continue;
-        const bool four = may4 && trial->rerank4 != 0;
-        if (!four && !(may7 && trial->rerank7 != 0 && found == 0)) continue;
+        const bool four = trial->rerank4 != 0;
+        if (!four && (trial->rerank7 == 0 || form_.bits != 0)) continue;
         form_ = {four ? std::uint64_t{4} : 7, rotated, trial->scale, four ? trial->rerank4 : trial->rerank7};
         rotation_ = rotation;
         best = std::move(trial->codes);
-        found = form_.bits;
         if (four) break;
     }
     return best;
@@ -170,8 +169,9 @@ std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotatio
     for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
         encode_row(trial.scale, from[row], dim(), std::span(trial.codes).subspan(row * stride, stride));
     });
-    trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
-    if (trial.rerank4 == 0) trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
+    if (wanted_code_bits_ != 7) trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
+    if (wanted_code_bits_ != 4 && trial.rerank4 == 0)
+        trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
     return trial;
 }
 
@@ -180,7 +180,7 @@ std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotatio
 std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
                                    const Truth& truth, unsigned threads) const {
     const kernels::KernelTable& kernels = kernels::active();
-    const bool products = metric() != Metric::euclidean;
+    const bool products = metric() == Metric::dot;
     const kernels::ManyCodes kernel =
         half ? (products ? kernels.half_code_inner_product : kernels.half_code_squared_euclidean)
              : (products ? kernels.code_inner_product : kernels.code_squared_euclidean);
@@ -204,15 +204,20 @@ std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std:
             query = reinterpret_cast<const std::byte*>(turned.data());
         }
         Bytes query_codes(half ? 2 * stride : stride);
-        encode_query(metric(), trial.scale, query, dim(), query_codes);
+        encode_query(compared_as(), trial.scale, query, dim(), query_codes);
         std::vector<const std::byte*> addresses(size());
         std::vector<std::uint32_t> answers(size());
         for (std::uint64_t row = 0; row < size(); ++row) addresses[row] = codes[row];
         kernel(query_codes.data(), addresses.data(), size(), stride, answers.data());
         for (std::size_t j = 0; j < truth.nearest[i].size(); ++j) {
-            const std::uint32_t own = answers[static_cast<std::uint32_t>(truth.nearest[i][j])];
-            ranks[i * kTrialK + j] = static_cast<std::uint64_t>(std::count_if(
-                answers.begin(), answers.end(), [own](std::uint32_t other) { return other < own; }));
+            const auto row = static_cast<std::uint32_t>(truth.nearest[i][j]);
+            std::uint64_t& rank = ranks[i * kTrialK + j];
+            for (std::uint64_t other = 0; other < size(); ++other) {
+                if (answers[other] > answers[row]) continue;
+                // Equal rows are compared once, but others with the same answer take a place.
+                rank += answers[other] < answers[row] ||
+                        std::memcmp(rows()[other], rows()[row], rows().stride()) != 0;
+            }
         }
     });
     for (const std::uint64_t rerank : {16u, 24u, 32u, 48u, 64u}) {
@@ -223,36 +228,23 @@ std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std:
     return 0;
 }
 
-// What must be added to each row, as one more element, so that all are equally long and the nearest by
-// distance is the one with the largest inner product (Bachrach et al., RecSys 2014). By node, and in steps of
-// a code where there are codes. Empty where all are equally long already.
-std::vector<float> Graph::lengthening() const {
-    if (metric() == Metric::euclidean) return {};
-    std::vector<float> lengths(node_rows_.nodes);
-    bool any = false;
+// See Measure. In steps of a code; lengths beyond what codes can show count as that.
+std::vector<std::uint32_t> Graph::bias() const {
+    constexpr double kLargest = 1 << 30;
+    std::vector<std::uint32_t> bias(node_rows_.nodes);
     kernels::with_canonical_floating_point([&] {
-        std::vector<double> squares(node_rows_.nodes);
-        double longest = metric() == Metric::cosine ? 1.0 : 0.0;
-        const std::size_t floats = rows().stride() / sizeof(float);
-        Floats values(floats);
+        const double rate = static_cast<double>(form_.scale.rate);
+        Floats values(rows().stride() / sizeof(float));
         for (std::uint32_t node = 0; node < node_rows_.nodes; ++node) {
-            std::memcpy(values.data(), rows()[node_rows_.row(node_rows_.of(node).first, size())],
-                        floats * sizeof(float));
-            squares[node] = squared_norm(values);
-            if (metric() == Metric::dot) longest = std::max(longest, squares[node]);
-        }
-        const double rate = form_.bits != 0 ? static_cast<double>(form_.scale.rate) : 1.0;
-        for (std::uint32_t node = 0; node < node_rows_.nodes; ++node) {
-            // Rows of unit length are so but for rounding.
-            if (metric() == Metric::cosine && squares[node] > 0.5) continue;
-            const double missing = std::sqrt(std::max(longest - squares[node], 0.0)) * rate;
-            lengths[node] = form_.bits == 0 ? static_cast<float>(missing)
-                                            : static_cast<float>(static_cast<int>(
-                                                  std::min(missing, static_cast<double>(kLongest)) + 0.5));
-            any = any || lengths[node] > 0.0f;
+            const std::uint32_t row = node_rows_.row(node_rows_.of(node).first, size());
+            std::memcpy(values.data(), rows()[row], rows().stride());
+            const double square = squared_norm(values) * rate * rate;
+            bias[node] = static_cast<std::uint32_t>(square < kLargest ? square : kLargest);
         }
     });
-    return any ? lengths : std::vector<float>{};
+    const std::uint32_t largest = *std::max_element(bias.begin(), bias.end());
+    for (std::uint32_t& each : bias) each = largest - each;
+    return bias;
 }
 
 // Rows that are equal in what is compared become one node; nodes come in a random order.

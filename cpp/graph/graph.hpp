@@ -62,13 +62,16 @@ class Graph final : public Index {
     std::uint64_t rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
                                 const Truth& truth, unsigned threads) const;
     Bytes choose_codes(const Truth& truth, unsigned threads);
-    std::vector<float> lengthening() const;
+    std::vector<std::uint32_t> bias() const;
     void group_rows(const RowsView& compared);
     Bytes codes_by_node(const Bytes& by_row);
     std::uint64_t settled_effort(const Truth& truth, unsigned threads) const;
     std::uint64_t hits(const Truth& truth, std::uint64_t effort, unsigned threads) const;
     Measure measure(const kernels::KernelTable& kernels) const;
     void look_at_own();
+    // Rows of unit length are ordered alike by cosine and by distance, which codes keep better: its error
+    // shrinks with the distance.
+    Metric compared_as() const { return metric() == Metric::cosine ? Metric::euclidean : metric(); }
 
     void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;

@@ -78,22 +78,24 @@ class Graph::Search final : public Index::Searcher {
                 compared = reinterpret_cast<const std::byte*>(s_.turned.data());
             }
             s_.query_codes.resize(graph_.codes_.stride() * (graph_.form_.bits == 4 ? 2 : 1));
-            encode_query(graph_.metric(), graph_.form_.scale, compared, graph_.dim(), s_.query_codes);
+            encode_query(graph_.compared_as(), graph_.form_.scale, compared, graph_.dim(), s_.query_codes);
             compared = s_.query_codes.data();
         }
-        descend(s_.walk, graph_.upper_, measure_, compared, 0.0f, graph_.nodes(), pool_);
-        s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared, 0.0f);
+        descend(s_.walk, graph_.upper_, measure_, compared, graph_.nodes(), pool_);
+        s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared);
     }
 
     // The rows of the best nodes. False where there are too few that may be returned: those lie elsewhere.
     bool take_candidates() {
         s_.candidates.clear();
         const std::uint64_t rows = graph_.size();
-        std::uint64_t nodes = 0, found = 0, in_view = 0;
+        std::uint64_t nodes = 0, found = 0, in_view = 0, looked_at = 0;
         for (const std::uint64_t key : s_.walk.keys()) {
             const bool enough = nodes >= best_ && found >= k_;
             if (enough && !filter_.filters()) return true;
             const auto [begin, end] = graph_.node_rows_.of(node_of(key));
+            looked_at += end - begin;
+            if (looked_at > rows) graph_damaged("its nodes share rows");
             bool any = false;
             for (std::uint32_t place = begin; place < end; ++place) {
                 const std::uint32_t row = graph_.node_rows_.row(place, rows);
@@ -159,7 +161,7 @@ std::unique_ptr<Index::Searcher> Graph::searcher(const SearchPlan& plan) const {
 
 Measure Graph::measure(const kernels::KernelTable& kernels) const {
     Measure measure;
-    const bool products = metric() != Metric::euclidean;
+    const bool products = metric() == Metric::dot;
     if (form_.bits == 0) {
         measure.floats = products ? kernels.inner_product.many : kernels.squared_euclidean.many;
         measure.products = products;
@@ -196,7 +198,7 @@ std::uint64_t Graph::hits(const Truth& truth, std::uint64_t effort, unsigned thr
 }
 
 std::uint64_t Graph::settled_effort(const Truth& truth, unsigned threads) const {
-    constexpr std::uint64_t kFoundOf = 1000, kFound = 985;
+    constexpr std::uint64_t kFoundOf = 1000, kFound = 995;
     const std::uint64_t all = truth.nearest.size() * truth.nearest[0].size();
     for (std::uint64_t effort = 16;; effort += effort / 2) {
         if (effort >= 1024 || effort >= size()) return effort;

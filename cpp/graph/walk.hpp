@@ -63,38 +63,30 @@ struct Measure {
     bool products = false;  // of floats: the larger the nearer
     RowsView table;         // codes of each node, or the rows
     NodeRows rows;          // only for floats
-    // While building, where rows are lengthened to one length (see graph.cpp); whole numbers with codes.
-    std::span<const float> lengthening = {};
+    // For dot while building on codes: what makes a squared distance from a fixed node an inner product, as
+    // 2 a b = |a|^2 + |b|^2 - |a - b|^2. For each node some constant less its squared length.
+    std::span<const std::uint32_t> bias = {};
 
     const std::byte* at(std::uint32_t node) const {
         return codes != nullptr ? table[node] : table[rows.row(rows.of(node).first, table.size())];
     }
 
-    // At most kAtOnce nodes; `length` is what the query is lengthened by.
+    // At most kAtOnce nodes.
     static constexpr std::size_t kAtOnce = 64;
-    void compare(const std::byte* query, float length, std::span<const std::uint32_t> nodes,
-                 std::uint32_t* answers) const {
+    void compare(const std::byte* query, std::span<const std::uint32_t> nodes, std::uint32_t* answers) const {
         if (nodes.empty()) return;
         std::array<const std::byte*, kAtOnce> addresses;
         for (std::size_t i = 0; i < nodes.size(); ++i) addresses[i] = at(nodes[i]);
         if (codes != nullptr) {
             codes(query, addresses.data(), nodes.size(), table.stride(), answers);
-            if (lengthening.empty()) return;
-            for (std::size_t i = 0; i < nodes.size(); ++i) {
-                const int more = static_cast<int>(length) - static_cast<int>(lengthening[nodes[i]]);
-                answers[i] += static_cast<std::uint32_t>(more * more);
-            }
+            if (bias.empty()) return;
+            for (std::size_t i = 0; i < nodes.size(); ++i) answers[i] += bias[nodes[i]];
             return;
         }
         std::array<float, kAtOnce> scores;
         floats(query, addresses.data(), nodes.size(), table.stride(), scores.data());
         for (std::size_t i = 0; i < nodes.size(); ++i) {
-            float score = products ? 0.0f - scores[i] : scores[i];
-            if (!lengthening.empty()) {
-                const float more = length - lengthening[nodes[i]];
-                const float square = more * more;
-                score += square;
-            }
+            const float score = products ? 0.0f - scores[i] : scores[i];
             answers[i] = score == score ? ordered_bits(score + 0.0f) : 0xffffffffu;
         }
     }
@@ -142,7 +134,7 @@ class Walk {
     }
 
     // Follows links from the nearest node on, until those of all in the pool were followed.
-    void run(const Level& level, const Measure& measure, const std::byte* query, float length) {
+    void run(const Level& level, const Measure& measure, const std::byte* query) {
         for (std::size_t next = 0; next < size_;) {
             if (keys_[next] & 1) {
                 ++next;
@@ -151,7 +143,7 @@ class Walk {
             keys_[next] |= 1;
             if (next + 1 < size_) level.fetch(node_of(keys_[next + 1]));
             const std::size_t count = meet_neighbours(level, measure, node_of(keys_[next]));
-            measure.compare(query, length, std::span(neighbours_).first(count), answers_.data());
+            measure.compare(query, std::span(neighbours_).first(count), answers_.data());
             ++next;
             for (std::size_t i = 0; i < count; ++i)
                 next = std::min(next, offer(node_key(answers_[i], neighbours_[i])));
@@ -223,6 +215,6 @@ inline std::vector<std::uint64_t> upper_sizes(std::uint64_t nodes) {
 
 // Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to.
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             float length, std::uint64_t nodes, std::size_t pool);
+             std::uint64_t nodes, std::size_t pool);
 
 }  // namespace constann
