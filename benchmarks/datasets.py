@@ -10,12 +10,13 @@ NEIGHBOURS = 10
 
 
 class Dataset(NamedTuple):
-    """Rows, queries and the true neighbours of these by cosine."""
+    """Rows, queries and the true neighbours of these."""
 
     name: str
     rows: np.ndarray
     queries: np.ndarray
     true: np.ndarray
+    metric: str = "cosine"
 
 
 def true_neighbours(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
@@ -41,6 +42,23 @@ def clustered(count: int = 200_000, dim: int = 96, clusters: int = 2_000, spread
 
     rows, queries = draw(count), draw(1000)
     return Dataset("clustered", rows, queries, true_neighbours(rows, queries))
+
+
+def integers(count: int = 200_000, dim: int = 128, clusters: int = 2_000) -> Dataset:
+    """By rule: whole numbers from 0 to 218, most of them small, as SIFT's are; by euclidean distance."""
+    generator = np.random.default_rng(2)
+    centres = generator.gamma(0.7, 40, (clusters, dim)).astype(np.float32)
+
+    def draw(number: int) -> np.ndarray:
+        around = centres[generator.integers(0, clusters, number)] * generator.gamma(4, 0.25, (number, dim))
+        noise = generator.normal(0, 12, (number, dim))
+        return np.clip(np.rint(around + noise), 0, 218).astype(np.float32)
+
+    rows, queries = draw(count), draw(1000)
+    lengths = (rows**2).sum(1)
+    blocks = [lengths - 2 * queries[start : start + 100] @ rows.T for start in range(0, len(queries), 100)]
+    true = np.concatenate([np.argpartition(block, NEIGHBOURS, axis=1)[:, :NEIGHBOURS] for block in blocks])
+    return Dataset("integers", rows, queries, true, "euclidean")
 
 
 def recall(found: list[list[int]], true: np.ndarray) -> float:

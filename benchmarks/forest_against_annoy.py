@@ -19,14 +19,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import CARRIED, NEIGHBOURS, Dataset, clustered, gloss, recall
+from measuring import cpu_name, cpu_time, speed_at
 
 import constann
 
@@ -61,12 +59,6 @@ for query in queries:
     begin = time.perf_counter(); ask(query); times.append(time.perf_counter() - begin)
 print(opened - start, opened - start + times[0], sorted(times)[len(times) * 99 // 100])
 """
-
-
-def cpu_time(work: Callable[[], Any]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 class Peers:
@@ -137,14 +129,10 @@ def measure(peers: Peers) -> list[dict[str, Any]]:
 def best(rows: list[dict[str, Any]], library: str, target: float) -> float:
     """The most queries a second at this recall: between two efforts of a forest by its logarithm, or at one of them."""
     whose = "annoy" if library == "annoy" else "constann"
-    found = [0.0]
+    found = []
     for trees in TREES:
         points = [(row["recall"][whose], row["qps"][library]) for row in rows if row["trees"] == trees]
-        for (low, fast), (high, slow) in pairwise(points):
-            if low < target <= high:
-                share = (target - low) / (high - low)
-                found.append(float(np.exp(np.log(fast) * (1 - share) + np.log(slow) * share)))
-        found += [qps for reached, qps in points[:1] if reached >= target]
+        found.append(speed_at(points, target))
     return max(found)
 
 
@@ -232,11 +220,6 @@ def report(peers: Peers) -> dict[str, Any]:
     for name, (open_time, both, slow) in opened.items():
         print(f"{name:36} {open_time * 1000:>9.2f} {both * 1000:>20.2f} {slow * 1000:>8.2f}")
     return {"set": data.name, "settings": rows, "speeds": speeds, "build": peers.build_times, "opening": opened}
-
-
-def cpu_name() -> str:
-    with open("/proc/cpuinfo") as file:
-        return next((line.split(": ")[1].strip() for line in file if line.startswith("model name")), "unknown CPU")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from ci.progress import say
 WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "workload.py"
 METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
 INDEXES = tuple(f"{kind}-{metric}" for kind in ("exact", "forest") for metric in METRICS)
+INDEXES += tuple(f"graph-{metric}" for metric in ("cosine", "euclidean", "dot"))
 SLICE_ROWS = 2_000
 TIMEOUT = 600.0
 TIMEOUT_WHOLE = 3600.0

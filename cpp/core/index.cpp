@@ -8,6 +8,7 @@
 
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 #include "kernels/floating_point.hpp"
 
 namespace constann {
@@ -227,6 +228,9 @@ std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<con
             break;
         case file::Kind::forest:
             index = Forest::for_file(header);
+            break;
+        case file::Kind::graph:
+            index = Graph::for_file(header);
             break;
     }
     index->open_rows(header, file, std::move(memory));

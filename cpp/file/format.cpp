@@ -82,7 +82,7 @@ void read_magic_and_revisions(Reader& reader) {
 
 void read_shape(Reader& reader, Header& header) {
     const auto kind = reader.number<std::uint32_t>();
-    if (kind != static_cast<std::uint32_t>(Kind::exact) && kind != static_cast<std::uint32_t>(Kind::forest)) {
+    if (kind < static_cast<std::uint32_t>(Kind::exact) || kind > static_cast<std::uint32_t>(Kind::graph)) {
         refuse("this version of constann does not know index kind", kind);
     }
     header.kind = static_cast<Kind>(kind);
@@ -265,6 +265,14 @@ const char* name_of(SectionTag tag) {
             return "codes";
         case SectionTag::plane_codes:
             return "plane_codes";
+        case SectionTag::node_rows:
+            return "node_rows";
+        case SectionTag::node_bounds:
+            return "node_bounds";
+        case SectionTag::links:
+            return "links";
+        case SectionTag::upper_links:
+            return "upper_links";
         case SectionTag::id_numbers:
             return "id_numbers";
         case SectionTag::id_bounds:
@@ -275,6 +283,18 @@ const char* name_of(SectionTag tag) {
             return "id_order";
     }
     return "of unknown tag";
+}
+
+const char* name_of(Kind kind) {
+    switch (kind) {
+        case Kind::exact:
+            return "exact";
+        case Kind::forest:
+            return "forest";
+        case Kind::graph:
+            return "graph";
+    }
+    return "of unknown number";
 }
 
 }  // namespace constann::file

@@ -28,7 +28,7 @@ inline constexpr std::uint32_t kBuilderRevision = 0;     // what bytes a build m
 inline constexpr std::size_t kDigestLength = 32;  // SHA-256
 inline constexpr std::uint64_t kSectionAlignment = 64;
 
-enum class Kind : std::uint32_t { exact = 1, forest = 2 };        // 3 graph: to come
+enum class Kind : std::uint32_t { exact = 1, forest = 2, graph = 3 };
 enum class VectorType : std::uint32_t { float32 = 1, bits = 4 };  // 2 float16, 3 int8: reserved
 enum class IdKind : std::uint32_t { rows = 0, int64 = 1, strings = 2 };
 
@@ -43,6 +43,10 @@ enum class ParameterTag : std::uint32_t {
     plane_code_bits = 8,
     plane_code_low = 9,    // a float32's bits
     plane_code_rate = 10,  // a float32's bits
+    nodes = 11,
+    links = 12,
+    upper_links = 13,
+    rotated = 14,
 };
 enum class SectionTag : std::uint32_t {
     rows = 1,
@@ -59,6 +63,10 @@ enum class SectionTag : std::uint32_t {
     split_bits = 22,
     codes = 23,
     plane_codes = 24,
+    node_rows = 32,
+    node_bounds = 33,
+    links = 34,
+    upper_links = 35,  // 36 to 47: for rows added to and removed from a built graph
 };
 
 struct Parameter {
@@ -115,5 +123,6 @@ std::span<const std::byte> section(const Header& header, std::span<const std::by
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most);
 
 const char* name_of(SectionTag tag);
+const char* name_of(Kind kind);
 
 }  // namespace constann::file

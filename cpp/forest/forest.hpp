@@ -6,8 +6,8 @@
 
 #include <functional>
 
+#include "core/codes.hpp"
 #include "core/index.hpp"
-#include "forest/codes.hpp"
 
 namespace constann {
 

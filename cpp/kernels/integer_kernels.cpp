@@ -44,6 +44,13 @@ CONSTANN_INLINE Bytes load(const std::byte* from) {
 CONSTANN_INLINE Bytes load_group(const std::byte* from) {
     return _mm512_maskz_loadu_epi8(0xffffffffu, from);
 }
+// What is not loaded of a query is 4, which is as good as nothing to every term with a row's zeros.
+CONSTANN_INLINE Bytes load_query_group(const std::byte* from) {
+    return _mm512_mask_loadu_epi8(_mm512_set1_epi8(4), 0xffffffffu, from);
+}
+CONSTANN_INLINE Bytes filled(char byte) {
+    return _mm512_set1_epi8(byte);
+}
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const __m512i pairs = _mm512_maddubs_epi16(row, query);
     return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
@@ -82,6 +89,9 @@ using Sums = __m256i;
 CONSTANN_INLINE Bytes load(const std::byte* from) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i_u*>(from));
 }
+CONSTANN_INLINE Bytes filled(char byte) {
+    return _mm256_set1_epi8(byte);
+}
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const __m256i pairs = _mm256_maddubs_epi16(row, query);
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
@@ -116,6 +126,9 @@ using Bytes = __m128i;
 using Sums = __m128i;
 CONSTANN_INLINE Bytes load(const std::byte* from) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i_u*>(from));
+}
+CONSTANN_INLINE Bytes filled(char byte) {
+    return _mm_set1_epi8(byte);
 }
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const __m128i zero = _mm_setzero_si128();
@@ -153,6 +166,9 @@ using Bytes = uint8x16_t;
 using Sums = uint32x4_t;
 CONSTANN_INLINE Bytes load(const std::byte* from) {
     return vld1q_u8(reinterpret_cast<const std::uint8_t*>(from));
+}
+CONSTANN_INLINE Bytes filled(char byte) {
+    return vdupq_n_u8(static_cast<std::uint8_t>(byte));
 }
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const int8x16_t q = vreinterpretq_s8_u8(query), r = vreinterpretq_s8_u8(row);
@@ -244,6 +260,55 @@ CONSTANN_INLINE void score_all_codes(const std::byte* query, const std::byte* co
     for (; done < count; ++done) score_codes<Term, 1>(query, rows + done, rows + done, bytes, results + done);
 }
 
+// Of codes of 4 bits: the two elements of each byte, as each term takes them.
+struct HalfProducts {
+    CONSTANN_INLINE static Sums add(Sums sums, Bytes low, Bytes high, Bytes row) {
+        sums = add_products(sums, low, row & filled(15));
+        return add_products(sums, high, (row >> 4) & filled(15));
+    }
+    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return kCodeProductBase - sum; }
+};
+struct HalfSquares {
+    CONSTANN_INLINE static Sums add(Sums sums, Bytes low, Bytes high, Bytes row) {
+        sums = add_squares(sums, low, ((row << 3) & filled(0x78)) | filled(4));
+        return add_squares(sums, high, ((row >> 1) & filled(0x78)) | filled(4));
+    }
+    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return sum; }
+};
+
+template <class Term, std::size_t kCount>
+CONSTANN_INLINE void score_half_codes(const std::byte* query, const std::byte* const* rows, std::size_t bytes,
+                                      std::uint32_t* results) {
+    Sums sums[kCount] = {};
+    std::size_t at = 0;
+    for (; at + sizeof(Bytes) <= bytes; at += sizeof(Bytes)) {
+        const Bytes low = load(query + at), high = load(query + bytes + at);
+        for (std::size_t row = 0; row < kCount; ++row)
+            sums[row] = Term::add(sums[row], low, high, load(rows[row] + at));
+    }
+#if defined(__AVX512BW__)
+    if (at < bytes) {
+        const Bytes low = load_query_group(query + at), high = load_query_group(query + bytes + at);
+        for (std::size_t row = 0; row < kCount; ++row)
+            sums[row] = Term::add(sums[row], low, high, load_group(rows[row] + at));
+    }
+#endif
+    for (std::size_t row = 0; row < kCount; ++row) results[row] = Term::answer(total(sums[row]));
+#if defined(CONSTANN_PLANT_LAST_BIT)
+    for (std::size_t row = 0; row < kCount; ++row) results[row] ^= 1u;
+#endif
+}
+
+// Whoever calls it has fetched the rows.
+template <class Term>
+CONSTANN_INLINE void score_all_half_codes(const std::byte* query, const std::byte* const* rows,
+                                          std::size_t count, std::size_t bytes, std::uint32_t* results) {
+    std::size_t done = 0;
+    for (; done + kRows <= count; done += kRows)
+        score_half_codes<Term, kRows>(query, rows + done, bytes, results + done);
+    for (; done < count; ++done) score_half_codes<Term, 1>(query, rows + done, bytes, results + done);
+}
+
 CONSTANN_INLINE std::uint32_t bits_in_word(const std::byte* query, const std::byte* row) {
     std::uint64_t a, b;
     __builtin_memcpy(&a, query, sizeof a);
@@ -270,6 +335,10 @@ void code_squared_euclidean(const std::byte* query, const std::byte* const* rows
                             std::size_t bytes, std::uint32_t* results) noexcept;
 void code_manhattan(const std::byte* query, const std::byte* const* rows, std::size_t count,
                     std::size_t bytes, std::uint32_t* results) noexcept;
+void half_code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                             std::size_t bytes, std::uint32_t* results) noexcept;
+void half_code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                                 std::size_t bytes, std::uint32_t* results) noexcept;
 
 float hamming_one(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
     Sums sums = {};
@@ -307,6 +376,16 @@ void code_squared_euclidean(const std::byte* query, const std::byte* const* rows
 void code_manhattan(const std::byte* query, const std::byte* const* rows, std::size_t count,
                     std::size_t bytes, std::uint32_t* results) noexcept {
     score_all_codes<Differences>(query, rows, count, bytes, results);
+}
+
+void half_code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                             std::size_t bytes, std::uint32_t* results) noexcept {
+    score_all_half_codes<HalfProducts>(query, rows, count, bytes, results);
+}
+
+void half_code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                                 std::size_t bytes, std::uint32_t* results) noexcept {
+    score_all_half_codes<HalfSquares>(query, rows, count, bytes, results);
 }
 
 }  // namespace constann::kernels::CONSTANN_KERNEL_SET

@@ -38,6 +38,9 @@ struct Kernel {
 using ManyCodes = void (*)(const std::byte* query, const std::byte* const* rows, std::size_t count,
                            std::size_t bytes, std::uint32_t* results) noexcept;
 
+// Codes of 4 bits lie two in a byte: byte i of a row holds element i below and element `bytes` + i above. The
+// query is as long as twice that, with codes as above: for squared_euclidean 0 to 127, and a row's code c
+// counts as 8 c + 4; for the inner product signed, and c counts as c.
 inline constexpr std::size_t kCodeGroup = 32;
 inline constexpr std::uint32_t kCodeProductBase = 0x80000000u;
 
@@ -50,6 +53,8 @@ struct KernelTable {
     ManyCodes code_inner_product;
     ManyCodes code_squared_euclidean;
     ManyCodes code_manhattan;
+    ManyCodes half_code_inner_product;
+    ManyCodes half_code_squared_euclidean;
 };
 
 }  // namespace constann::kernels

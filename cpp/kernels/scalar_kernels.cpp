@@ -99,6 +99,38 @@ void code_manhattan(const std::byte* query, const std::byte* const* rows, std::s
     }
 }
 
+int low_half(std::byte codes) {
+    return static_cast<int>(codes & std::byte{15});
+}
+int high_half(std::byte codes) {
+    return static_cast<int>(codes >> 4);
+}
+
+void half_code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                             std::size_t bytes, std::uint32_t* results) noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+        int product = 0;
+        for (std::size_t i = 0; i < bytes; ++i) {
+            product += code_at(query, i) * low_half(rows[row][i]);
+            product += code_at(query, bytes + i) * high_half(rows[row][i]);
+        }
+        results[row] = kCodeProductBase - static_cast<std::uint32_t>(product);
+    }
+}
+
+void half_code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                                 std::size_t bytes, std::uint32_t* results) noexcept {
+    for (std::size_t row = 0; row < count; ++row) {
+        int total = 0;
+        for (std::size_t i = 0; i < bytes; ++i) {
+            const int low = code_at(query, i) - (8 * low_half(rows[row][i]) + 4);
+            const int high = code_at(query, bytes + i) - (8 * high_half(rows[row][i]) + 4);
+            total += low * low + high * high;
+        }
+        results[row] = static_cast<std::uint32_t>(total);
+    }
+}
+
 }  // namespace
 
 extern const KernelTable table;
@@ -111,6 +143,8 @@ const KernelTable table = {
     code_inner_product,
     code_squared_euclidean,
     code_manhattan,
+    half_code_inner_product,
+    half_code_squared_euclidean,
 };
 
 }  // namespace constann::kernels::scalar

@@ -167,6 +167,10 @@ void code_squared_euclidean(const std::byte*, const std::byte* const*, std::size
                             std::uint32_t*) noexcept;
 void code_manhattan(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
                     std::uint32_t*) noexcept;
+void half_code_inner_product(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
+                             std::uint32_t*) noexcept;
+void half_code_squared_euclidean(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
+                                 std::uint32_t*) noexcept;
 
 extern const KernelTable table;
 const KernelTable table = {
@@ -178,6 +182,8 @@ const KernelTable table = {
     code_inner_product,
     code_squared_euclidean,
     code_manhattan,
+    half_code_inner_product,
+    half_code_squared_euclidean,
 };
 
 }  // namespace constann::kernels::CONSTANN_KERNEL_SET

@@ -14,6 +14,7 @@
 #include "annoy/nodes.hpp"
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 #include "kernels/cpu_features.hpp"
 #include "kernels/dispatch.hpp"
 #include "kernels/floating_point.hpp"
@@ -66,6 +67,20 @@ py::tuple search(const Index& index, const py::object& queries, const py::object
 // Held while something is read of an index, which may be one that another thread still fills.
 std::optional<Reading> reading_of(const Index& index) {
     return index.built() ? std::nullopt : std::optional<Reading>(index.reading());
+}
+
+std::uint64_t tune(const Graph& graph, const py::object& queries, double recall, const py::object& k,
+                   const py::object& threads) {
+    const std::uint64_t wanted = unsigned_of(k, "k", 1, 1 << 20);
+    const Array array = rows_of(queries, "queries", true);
+    check_element_type(graph.metric(), array.matrix);
+    if (!(recall > 0 && recall <= 1)) throw py::value_error("recall must be above 0 and at most 1");
+    if (array.matrix.rows == 0) throw py::value_error("queries hold no rows: give some to tune by");
+    const unsigned thread_count = threads_of(threads);
+    const Watch watch = watch_for(py::none());
+    std::uint64_t effort = 0;
+    without_gil([&] { effort = graph.tune(array.matrix, wanted, recall, thread_count, watch); });
+    return effort;
 }
 
 // The rows that have these ids; raises KeyError for an id that no row has.
@@ -207,8 +222,7 @@ py::tuple inspect(const py::object& buffer) {
             file::name_of(section.tag), section.offset, section.length,
             py::bytes(reinterpret_cast<const char*>(section.digest.data()), section.digest.size())));
     }
-    return py::make_tuple(file::header_length(header), header.kind == file::Kind::exact ? "exact" : "forest",
-                          sections);
+    return py::make_tuple(file::header_length(header), file::name_of(header.kind), sections);
 }
 
 // Opens the index in `buffer`, which stays alive and exported as long as the index does.
@@ -267,22 +281,28 @@ py::array_t<float> kernel_answers(const std::string& kernels, const std::string&
     return results;
 }
 
-// The raw answers of a kernel of codes, for known-answer tests: uint8 rows of 0 to 127 whose length is a
-// multiple of 32; the query's elements are read as signed for the inner product.
+kernels::ManyCodes code_kernel_named(const kernels::KernelTable& table, const std::string& function) {
+    if (function == "inner_product") return table.code_inner_product;
+    if (function == "squared_euclidean") return table.code_squared_euclidean;
+    if (function == "manhattan") return table.code_manhattan;
+    if (function == "half_inner_product") return table.half_code_inner_product;
+    if (function == "half_squared_euclidean") return table.half_code_squared_euclidean;
+    throw py::value_error("there is no kernel of codes '" + function + "'");
+}
+
+// The raw answers of a kernel of codes, for known-answer tests: uint8 rows whose length is a multiple of 32,
+// of 0 to 127, or of two codes of 4 bits for a query twice as long; the query's elements are read as signed
+// for the inner product.
 py::array_t<std::uint32_t> code_answers(const std::string& kernels, const std::string& function,
                                         const py::array_t<std::uint8_t, py::array::c_style>& query,
                                         const py::array_t<std::uint8_t, py::array::c_style>& rows) {
-    const kernels::KernelTable& table = kernels::named(kernels);
-    const kernels::ManyCodes kernel = function == "inner_product"       ? table.code_inner_product
-                                      : function == "squared_euclidean" ? table.code_squared_euclidean
-                                      : function == "manhattan"         ? table.code_manhattan
-                                                                        : nullptr;
-    if (kernel == nullptr) throw py::value_error("there is no kernel of codes '" + function + "'");
-    if (query.ndim() != 1 || rows.ndim() != 2 || rows.shape(1) != query.shape(0) ||
-        query.shape(0) % 32 != 0) {
+    const kernels::ManyCodes kernel = code_kernel_named(kernels::named(kernels), function);
+    const py::ssize_t elements = function.starts_with("half") ? 2 : 1;
+    if (query.ndim() != 1 || rows.ndim() != 2 || rows.shape(1) * elements != query.shape(0) ||
+        rows.shape(1) % 32 != 0) {
         throw py::value_error("query (codes,) and rows (n, codes), codes a multiple of 32");
     }
-    const auto length = static_cast<std::size_t>(query.shape(0));
+    const auto length = static_cast<std::size_t>(rows.shape(1));
     std::vector<const std::byte*> addresses;
     for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
         addresses.push_back(reinterpret_cast<const std::byte*>(rows.data()) +
@@ -403,6 +423,21 @@ void bind_indexes(py::module_& module) {
         .def_property_readonly("code_bits", &Forest::code_bits,
                                "Width of the integers that a search compares first; 0 where there are none.")
         .def_property_readonly("leaf_capacity", &Forest::capacity, "The most rows a leaf holds.");
+    py::class_<Graph, Index>(module, "Graph")
+        .def(py::init([](const py::object& dim, const std::string& metric, const py::object& effort,
+                         const py::object& code_bits) {
+                 return std::make_unique<Graph>(dim_of(dim), metric_of(metric),
+                                                optional_unsigned_of(effort, "effort", 1),
+                                                optional_unsigned_of(code_bits, "code_bits", 0));
+             }),
+             py::arg("dim"), py::arg("metric"), py::arg("effort"), py::arg("code_bits"))
+        .def(py::init(&open_kind<Graph>), py::arg("buffer"))
+        .def("_tune", &tune, py::arg("queries"), py::arg("recall"), py::arg("k"), py::arg("threads"))
+        .def_property_readonly("effort", &Graph::effort, "Nodes a search keeps in view by default.")
+        .def_property_readonly("code_bits", &Graph::code_bits,
+                               "Width of the integers that a search compares first; 0 where there are none.")
+        .def_property_readonly("rotated", &Graph::rotated, "Whether rows are rotated before they get codes.")
+        .def_property_readonly("nodes", &Graph::nodes, "Rows, with those of the same codes counted once.");
 }
 
 }  // namespace

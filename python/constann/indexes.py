@@ -29,7 +29,7 @@ _STRINGS = 2  # the kind of ids, as in the file
 
 
 class Index(_core.Index):
-    """What all kinds of index share. Make one with `build`, `open`, `Exact` or `Forest`."""
+    """What all kinds of index share. Make one with `build`, `open`, `Graph`, `Exact` or `Forest`."""
 
     _parts: storage.HeaderParts | None = None
     _disk: DiskBuilding | None = None
@@ -262,11 +262,64 @@ class Forest(Index, _core.Forest):
         return index
 
 
-class Graph(Index):
-    """A navigable graph. Not built yet."""
+class Graph(Index, _core.Graph):
+    """A navigable graph: the fastest search (after HNSW and Vamana; batches as in ParlayANN).
 
-    def __init__(self, dim: int, metric: Metric, *, path: storage.Path | None = None) -> None:
-        raise NotImplementedError("the graph index is not built yet: use Forest or Exact")
+    Parameters
+    ----------
+    dim : int
+        Elements of a vector, 1 to 65,536.
+    metric : {"cosine", "euclidean", "dot"}
+        As for `Exact`.
+    effort : int, optional
+        Nodes that a search keeps in view by default. Settled by trying, and stored, when omitted; see `tune`.
+    code_bits : {0, 4, 7}, optional
+        4 or 7: a search walks by small integers, where these can tell rows apart, and compares the best of what it
+        met exactly; 0: all of it exactly. Settled by trying, and stored, when omitted.
+    path : str or path-like, optional
+        As for `Exact`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        metric: Metric,
+        *,
+        effort: int | None = None,
+        code_bits: int | None = None,
+        path: storage.Path | None = None,
+    ) -> None:
+        _core.Graph.__init__(self, dim, metric, effort, code_bits)
+        self._disk = None if path is None else DiskBuilding(path)
+
+    def tune(self, queries: npt.ArrayLike, recall: float = 0.95, k: int = 10, threads: int | None = None) -> int:
+        """Find the least effort that finds this share of the true neighbours of `queries`.
+
+        Decided by counts against all rows, never by time: the same on every machine. The index stays as it is; give
+        the effort to `search`, or to `Graph` when building anew.
+
+        Parameters
+        ----------
+        queries : array, shape (q, dim)
+            Like those to come. Some hundreds give a recall that holds for others, too.
+        recall : float
+            Above 0, at most 1. A row counts that lies no farther than the k-th true neighbour.
+        k : int
+            Neighbours wanted.
+        threads : int, optional
+            As for `search`.
+
+        Returns
+        -------
+        int
+            The effort.
+
+        Raises
+        ------
+        ValueError
+            There are no queries, recall is out of range, or as `search`.
+        """
+        return self._tune(queries, recall, k, threads)
 
 
 _KINDS: dict[str, Callable[..., Index]] = {"exact": Exact, "forest": Forest, "graph": Graph}
@@ -275,7 +328,7 @@ _KINDS: dict[str, Callable[..., Index]] = {"exact": Exact, "forest": Forest, "gr
 def build(
     vectors: npt.ArrayLike,
     metric: Metric = "cosine",
-    kind: Kind | None = None,
+    kind: Kind = "graph",
     *,
     ids: Ids | None = None,
     dim: int | None = None,
@@ -292,8 +345,8 @@ def build(
         float16, float32, float64, int8, uint8, int16 or uint16, any strides; for hamming packed uint8.
     metric : {"cosine", "euclidean", "manhattan", "dot", "hamming"}
         See `Exact`.
-    kind : {"exact", "forest"}
-        See `Exact` and `Forest`. There is no default yet.
+    kind : {"graph", "exact", "forest"}
+        See `Graph`, `Exact` and `Forest`. A graph takes cosine, euclidean and dot.
     dim : int, optional
         Only needed for hamming, where it is in bits: 8 for each column unless given.
     path : str or path-like, optional
@@ -311,10 +364,8 @@ def build(
     ValueError, TypeError
         As `Index.add` and `Index.build`; or there is no such kind or metric.
     """
-    if kind is None:
-        raise TypeError("say which kind of index to build: kind='exact' or kind='forest'")
     if kind not in _KINDS:
-        raise ValueError(f"there is no index kind {kind!r}: use 'exact' or 'forest'")
+        raise ValueError(f"there is no index kind {kind!r}: use 'graph', 'forest' or 'exact'")
     array = _core.as_array(vectors)
     if array.ndim != 2:
         raise ValueError(f"vectors must have shape (n, dim), not {array.shape}")
@@ -347,7 +398,7 @@ def open_index(
     Returns
     -------
     Index
-        An `Exact` or a `Forest`, as the file says.
+        An `Exact`, a `Forest` or a `Graph`, as the file says.
 
     Raises
     ------
@@ -368,10 +419,13 @@ def open_index(
 
 def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> Index:
     """Make the index whose file is in `buffer`, which has been checked as far as `parts` goes."""
-    index: Exact | Forest
+    index: Exact | Forest | Graph
     if kind == "exact":
         index = Exact.__new__(Exact)
         _core.Exact.__init__(index, buffer)
+    elif kind == "graph":
+        index = Graph.__new__(Graph)
+        _core.Graph.__init__(index, buffer)
     else:
         index = Forest.__new__(Forest)
         _core.Forest.__init__(index, buffer)

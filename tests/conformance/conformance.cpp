@@ -16,6 +16,7 @@
 
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace {
@@ -127,6 +128,8 @@ void run_all(char** argv) {
         run(*std::make_unique<constann::Exact>(given.dim, metric), "exact" + suffix, given);
         run(*std::make_unique<constann::Forest>(given.dim, metric, std::nullopt, std::nullopt),
             "forest" + suffix, given);
+        if (metric == Metric::manhattan || metric == Metric::hamming) continue;
+        run(*std::make_unique<constann::Graph>(given.dim, metric, std::nullopt), "graph" + suffix, given);
     }
 }
 

@@ -8,6 +8,7 @@
 #include "core/random.hpp"
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 
 namespace {
 
@@ -63,6 +64,8 @@ int main() {
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
         run(*std::make_unique<constann::Exact>(kDim, metric), values);
         run(*std::make_unique<constann::Forest>(kDim, metric, 16, std::nullopt), values);
+        if (metric == Metric::manhattan || metric == Metric::hamming) continue;
+        run(*std::make_unique<constann::Graph>(kDim, metric, 16), values);
     }
     std::printf("done\n");
     return 0;

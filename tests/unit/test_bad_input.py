@@ -8,7 +8,7 @@ import constann
 GOOD = np.ones((5, 3), np.float32)
 
 
-@pytest.mark.parametrize("kind", ["exact", "forest"])
+@pytest.mark.parametrize("kind", ["exact", "forest", "graph"])
 @pytest.mark.parametrize(
     ("value", "word"),
     [(np.nan, "NaN"), (np.inf, "infinite"), (-np.inf, "infinite")],
@@ -74,7 +74,7 @@ def test_an_impossible_dim_is_refused(dim: int) -> None:
         constann.Exact(dim, "cosine")
 
 
-@pytest.mark.parametrize("kind", ["exact", "forest"])
+@pytest.mark.parametrize("kind", ["exact", "forest", "graph"])
 def test_an_empty_index_cannot_be_built(kind: str) -> None:
     with pytest.raises(ValueError, match=r"holds no vectors: add\(\) some"):
         constann.build(np.ones((0, 3), np.float32), kind=kind)
@@ -122,7 +122,7 @@ def test_wrong_names_and_numbers_are_explained() -> None:
         ValueError, match="no metric 'cosinus': use 'cosine', 'euclidean', 'manhattan', 'dot' or 'hamming'"
     ):
         constann.build(GOOD, "cosinus", kind="exact")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no index kind 'tree': use 'exact' or 'forest'"):
+    with pytest.raises(ValueError, match="no index kind 'tree': use 'graph', 'forest' or 'exact'"):
         constann.build(GOOD, kind="tree")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="trees must be"):
         constann.Forest(3, "cosine", trees=0)
@@ -165,15 +165,3 @@ def test_a_call_from_the_progress_callback_is_refused_and_does_not_wait_for_itse
     index.build(progress=progress)
     assert refusals
     assert len(index) == 5
-
-
-def test_a_kind_must_be_named_until_there_is_a_default() -> None:
-    assert isinstance(constann.build(GOOD, "cosine", "exact"), constann.Exact)
-    with pytest.raises(TypeError, match="say which kind"):
-        constann.build(GOOD)
-
-
-def test_what_is_not_built_yet_says_so() -> None:
-    for attempt in (lambda: constann.Graph(3, "cosine"), lambda: constann.build(GOOD, kind="graph")):
-        with pytest.raises(NotImplementedError, match="not built yet"):
-            attempt()

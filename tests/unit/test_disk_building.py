@@ -23,6 +23,8 @@ CASES = {
         np.repeat(ROWS[:20] * 1000, 100, axis=0) + ROWS[:2000] * 1e-3,
         None,
     ),
+    "graph": ("graph", "cosine", ROWS, None),
+    "graph of equal rows": ("graph", "dot", np.repeat(ROWS[:200], 10, axis=0), [f"row {i}" for i in range(2000)]),
     "hamming": ("forest", "hamming", np.packbits(ROWS > 0, axis=1), None),
     "int64 ids": ("forest", "manhattan", ROWS, np.arange(3000)[::-1] * 5),
     "string ids": ("exact", "cosine", ROWS[:100], [f"row {i}" for i in range(100)]),
@@ -35,7 +37,7 @@ def test_the_file_is_that_of_building_in_memory(case: str, tmp_path: Path) -> No
     path = tmp_path / "index"
     expected = constann.build(rows, metric, kind=kind, ids=ids, seed=4)  # type: ignore[arg-type]
     dim = rows.shape[1] * 8 if metric == "hamming" else rows.shape[1]
-    index = (constann.Exact if kind == "exact" else constann.Forest)(dim, metric, path=path)  # type: ignore[arg-type]
+    index = getattr(constann, kind.capitalize())(dim, metric, path=path)
     for start in range(0, len(rows), 700):
         index.add(rows[start : start + 700], None if ids is None else ids[start : start + 700])
         assert not path.exists()

@@ -15,7 +15,7 @@ import constann
 from constann import _core, storage
 from constann.indexes import from_buffer
 
-KINDS = ["exact", "forest"]
+KINDS = ["exact", "forest", "graph"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -103,7 +103,7 @@ def test_a_hostile_file_gives_an_answer_or_a_clear_error(data: st.DataObject) ->
     try:
         length, kind, _ = _core.inspect(file)
         index = from_buffer(kind, file, storage.HeaderParts(file[:length], b"", []))
-        effort = data.draw(st.sampled_from([None, 1000])) if kind == "forest" else None
+        effort = data.draw(st.sampled_from([None, 10, 1000])) if kind != "exact" else None
         ids, _ = index.search(np.ones((3, index.dim), np.float32), 5, effort=effort)
     except constann.FileFormatError:
         return
@@ -117,7 +117,7 @@ HOSTILE: dict[str, bytes] = {}
 def _hostile(tmp_path_factory: pytest.TempPathFactory, vectors: np.ndarray) -> None:
     for kind in KINDS:
         path = tmp_path_factory.mktemp("hostile") / kind
-        constann.build(vectors[:60, :7], "euclidean", kind=kind).save(path)
+        constann.build(vectors[: 400 if kind == "graph" else 60, :7], "euclidean", kind=kind).save(path)
         HOSTILE[kind] = path.read_bytes()
 
 

@@ -74,7 +74,7 @@ def test_a_walk_that_leaves_rows_out_finds_as_much_among_the_others(
 
 def test_masks_and_ids_say_the_same() -> None:
     mask = np.random.default_rng(2).random(3000) < 0.3
-    for index in (EXACT, FOREST):
+    for index in (EXACT, FOREST, constann.build(ROWS, "euclidean")):
         by_mask, by_ids = (
             index.search(QUERIES, 10, allowed=mask),
             index.search(QUERIES, 10, allowed=np.flatnonzero(mask)),

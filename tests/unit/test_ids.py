@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import constann
 
 ROWS = np.random.default_rng(5).standard_normal((60, 4)).astype(np.float32)
-KINDS = ["exact", "forest"]
+KINDS = ["exact", "forest", "graph"]
 int64s = st.integers(-(2**63), 2**63 - 1)
 
 

@@ -124,6 +124,26 @@ def test_every_set_makes_the_same_of_a_foreign_files_codes(kernels: str, functio
             np.testing.assert_array_equal(got, code_answers(function, query, rows & 127), f"{length} codes")
 
 
+def halves(rows: np.ndarray) -> np.ndarray:
+    """Codes of 4 bits, unpacked: element i in the lower half of byte i, the second half of a row in the upper."""
+    return np.concatenate([rows & 15, rows >> 4], axis=1).astype(np.int64)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_every_set_compares_codes_of_4_bits_exactly(kernels: str) -> None:
+    generator = np.random.default_rng(4)
+    for length in CODE_LENGTHS:
+        rows = generator.integers(0, 256, (11, length), np.uint8)
+        rows[1], rows[2] = 255, 0
+        for signed in (generator.integers(-127, 128, 2 * length), np.full(2 * length, -127), np.full(2 * length, 127)):
+            query = signed.astype(np.int8).view(np.uint8)
+            got = _core.code_answers(kernels, "half_inner_product", query, rows)
+            np.testing.assert_array_equal(got, (2**31 - (halves(rows) * signed).sum(1)).astype(np.uint32))
+        for query in (generator.integers(0, 128, 2 * length, np.uint8), np.full(2 * length, 127, np.uint8)):
+            got = _core.code_answers(kernels, "half_squared_euclidean", query, rows)
+            np.testing.assert_array_equal(got, ((query.astype(np.int64) - (8 * halves(rows) + 4)) ** 2).sum(1))
+
+
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -15,8 +15,9 @@ import reference
 
 import constann
 
-KINDS = ["exact", "forest"]
+KINDS = ["exact", "forest", "graph"]
 METRICS = ["cosine", "euclidean", "manhattan", "dot"]
+EACH = [(kind, metric) for kind in KINDS for metric in METRICS if (kind, metric) != ("graph", "manhattan")]
 
 
 def answers(index: constann.Index, queries: np.ndarray, **options: int) -> tuple[str, bytes, bytes]:
@@ -24,8 +25,7 @@ def answers(index: constann.Index, queries: np.ndarray, **options: int) -> tuple
     return index.fingerprint, ids.tobytes(), distances.tobytes()
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "metric"), EACH)
 def test_bytes_and_answers_do_not_depend_on_thread_count(
     kind: str, metric: str, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
@@ -36,8 +36,7 @@ def test_bytes_and_answers_do_not_depend_on_thread_count(
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "metric"), EACH)
 def test_bytes_and_answers_do_not_depend_on_the_kernel_set(
     kind: str, metric: str, vectors: np.ndarray, queries: np.ndarray
 ) -> None:
@@ -54,8 +53,7 @@ def test_bytes_and_answers_do_not_depend_on_the_kernel_set(
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_do_not_depend_on_how_many_adds_brought_the_rows(kind: str, vectors: np.ndarray) -> None:
     whole = constann.build(vectors, "euclidean", kind=kind)
-    class_of = constann.Exact if kind == "exact" else constann.Forest
-    parts = class_of(384, "euclidean")
+    parts = getattr(constann, kind.capitalize())(384, "euclidean")
     for start, end in [(0, 1), (1, 1), (1, 700), (700, 1999), (1999, 2000)]:
         parts.add(vectors[start:end])
     parts.build()

@@ -1,6 +1,6 @@
 // Rows as small integers, 0 to 127 (kernels/kernel_table.hpp): what a search compares first, exact on every
-// CPU. One step and one offset for all elements, set by quantiles, as a few huge values must not ruin all
-// others.
+// CPU; forest and graph share them. One step and one offset for all elements, set by quantiles, as a few huge
+// values must not ruin all others.
 #pragma once
 
 #include <cstddef>
@@ -24,10 +24,19 @@ constexpr std::size_t code_stride(std::uint32_t dim) {
     return (dim + kernels::kCodeGroup - 1) / kernels::kCodeGroup * kernels::kCodeGroup;
 }
 
+// Length in bytes of a row of codes of 4 bits, two in a byte.
+constexpr std::size_t half_code_stride(std::uint32_t dim) {
+    return code_stride((dim + 1) / 2);
+}
+
 // Nothing where codes cannot tell these rows apart. Depends on the rows alone.
 std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim);
 
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out);
+
+// The upper 4 of the 7 bits of each code, two in a byte, as the kernels take them; `codes` are as many as
+// elements.
+void pack_half_codes(std::span<const std::byte> codes, std::span<std::byte> out);
 
 // Codes of a query from -127 to 127, with a step of their own, which is returned: element = code * step,
 // about.

@@ -1,5 +1,5 @@
 // See codes.hpp.
-#include "forest/codes.hpp"
+#include "core/codes.hpp"
 
 #include <algorithm>
 #include <vector>
@@ -58,6 +58,14 @@ void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim,
     std::fill(out.begin() + dim, out.end(), std::byte{0});
 }
 
+void pack_half_codes(std::span<const std::byte> codes, std::span<std::byte> out) {
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        const std::byte low = i < codes.size() ? codes[i] >> 3 : std::byte{0};
+        const std::byte high = out.size() + i < codes.size() ? codes[out.size() + i] >> 3 : std::byte{0};
+        out[i] = low | high << 4;
+    }
+}
+
 double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::byte> out) {
     float largest = 0.0f;
     for (std::uint32_t i = 0; i < dim; ++i) {
@@ -68,7 +76,9 @@ double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::b
     for (std::uint32_t i = 0; i < dim; ++i) {
         const double code = static_cast<double>(value_at(query, i)) * rate;
         const double rounded = code < 0.0 ? code - 0.5 : code + 0.5;
-        out[i] = as_byte(static_cast<int>(std::clamp(rounded, -127.0, 127.0)));
+        // Written so that a NaN, where a rotated query overflows, is held too.
+        const double held = rounded > -127.0 ? (rounded < 127.0 ? rounded : 127.0) : -127.0;
+        out[i] = as_byte(static_cast<int>(held));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
     return static_cast<double>(largest) / 127.0;

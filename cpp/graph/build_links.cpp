@@ -1,0 +1,416 @@
+// See build_links.hpp. Each node of a batch looks for its neighbours among those of the batches before and
+// prunes what it finds; then their links back are added, target by target, and lists that grew too long are
+// pruned again. The lists of the first nodes, as they are when just these are linked, become the upper
+// levels.
+#include "graph/build_links.hpp"
+
+#include <algorithm>
+
+namespace constann {
+namespace {
+
+constexpr std::size_t kPool = 72;            // nearest nodes that a new one chooses among
+constexpr std::uint64_t kLargestBatch = 50;  // one in so many of all nodes
+constexpr std::uint32_t kRoom = kMaxDegree;  // links of a node while building: pruned to kLinks beyond
+constexpr std::uint64_t kNodesPerTask = 64;
+constexpr std::uint64_t kTargetsPerTask = 128;
+// A neighbour is left out where one that was taken lies nearer to it than the node does, by this much.
+constexpr std::uint64_t kNearer = 9, kNearerOf = 10;
+
+std::span<const std::byte> bytes_of(std::span<const std::uint32_t> numbers) {
+    return std::as_bytes(numbers);
+}
+
+// What one thread needs for one task.
+struct Scratch {
+    Walk walk;
+    std::vector<std::uint64_t> keys;
+};
+
+Scratch& scratch_of_this_thread() {
+    thread_local Scratch scratch;
+    return scratch;
+}
+
+class Builder {
+  public:
+    Builder(const Measure& measure, std::uint64_t nodes, unsigned threads, const Watch& watch)
+        : measure_(measure),
+          nodes_(nodes),
+          threads_(threads),
+          watch_(watch),
+          sizes_(upper_sizes(nodes)),
+          lists_(nodes * kRoom, kNoNode),
+          first_source_(nodes + 1) {}
+
+    Links build() {
+        std::uint64_t linked = 1;
+        std::size_t level = 0;
+        std::uint64_t upper = 0;
+        for (const std::uint64_t size : sizes_) upper += size;
+        links_.upper.resize(upper * kUpperLinks, kNoNode);  // never moved: levels look at it
+        while (linked < nodes_) {
+            if (level < sizes_.size() && linked == sizes_[level]) keep_level(linked), ++level;
+            const std::uint64_t most = std::max<std::uint64_t>(nodes_ / kLargestBatch, 1);
+            std::uint64_t end = std::min(nodes_, linked + std::min(linked, most));
+            if (level < sizes_.size()) end = std::min(end, sizes_[level]);
+            link_batch(linked, end);
+            linked = end;
+        }
+        links_.lowest.resize(nodes_ * kLinks);
+        take_lists(links_.lowest, kLinks, nodes_);
+        return std::move(links_);
+    }
+
+  private:
+    std::span<std::uint32_t> list(std::uint64_t node) {
+        return std::span(lists_).subspan(node * kRoom, kRoom);
+    }
+
+    static std::size_t length(std::span<const std::uint32_t> list) {
+        return static_cast<std::size_t>(std::find(list.begin(), list.end(), kNoNode) - list.begin());
+    }
+
+    Watch watch_from(std::uint64_t done_before, std::uint64_t per_task) const {
+        if (!watch_) return {};
+        return [this, done_before, per_task](std::uint64_t done, std::uint64_t) {
+            watch_(std::min(done_before + done * per_task, nodes_ - 1), nodes_);
+        };
+    }
+
+    void link_batch(std::uint64_t begin, std::uint64_t end) {
+        const std::uint64_t tasks = (end - begin + kNodesPerTask - 1) / kNodesPerTask;
+        run_tasks(tasks, tasks < 4 ? 1 : threads_, tasks < 4 ? Watch{} : watch_from(begin, kNodesPerTask),
+                  [&](std::uint64_t task, const StopSignal& stop) {
+                      const std::uint64_t first = begin + task * kNodesPerTask;
+                      for (std::uint64_t node = first; node < std::min(end, first + kNodesPerTask); ++node) {
+                          stop.check();
+                          link_node(static_cast<std::uint32_t>(node), begin);
+                      }
+                  });
+        link_back(begin, end);
+    }
+
+    void link_node(std::uint32_t node, std::uint64_t linked) {
+        Scratch& scratch = scratch_of_this_thread();
+        const std::byte* query = measure_.at(node);
+        descend(scratch.walk, levels_, measure_, query, linked, kPool);
+        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
+        prune(node, scratch.walk.keys(), kLinks, list(node));
+    }
+
+    // Takes of `candidates`, nearest first, those that lie in directions of their own.
+    void prune(std::uint32_t node, std::span<const std::uint64_t> candidates, std::size_t most,
+               std::span<std::uint32_t> out) const {
+        std::size_t count = 0;
+        for (const std::uint64_t key : candidates) {
+            if (count == most) break;
+            if (!covered(node, key, out.first(count))) out[count++] = node_of(key);
+        }
+        std::fill(out.begin() + static_cast<std::ptrdiff_t>(count), out.end(), kNoNode);
+    }
+
+    // Whether one that was taken is much nearer to the candidate than the node is.
+    bool covered(std::uint32_t node, std::uint64_t key, std::span<const std::uint32_t> taken) const {
+        constexpr std::size_t kCompared = 8;
+        std::array<std::uint32_t, kCompared> answers;
+        const std::uint32_t candidate = node_of(key);
+        // As seen from the candidate: the bias is that of the other end.
+        std::uint64_t distance = answer_of(key);
+        if (!measure_.bias.empty()) distance = distance + measure_.bias[node] - measure_.bias[candidate];
+        for (std::size_t first = 0; first < taken.size(); first += kCompared) {
+            const auto some = taken.subspan(first, std::min(kCompared, taken.size() - first));
+            measure_.compare(measure_.at(candidate), some, answers.data());
+            for (std::size_t i = 0; i < some.size(); ++i) {
+                if (nearer(answers[i], distance)) return true;
+            }
+        }
+        return false;
+    }
+
+    bool nearer(std::uint32_t between, std::uint64_t distance) const {
+        if (measure_.products || !measure_.bias.empty()) return between < distance;
+        if (measure_.codes != nullptr) return between * kNearerOf < distance * kNearer;
+        return from_ordered_bits(between) * static_cast<float>(kNearerOf) <
+               from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(kNearer);
+    }
+
+    // Counts and places the links of the batch by target: sources come in order by themselves.
+    void link_back(std::uint64_t begin, std::uint64_t end) {
+        std::fill(first_source_.begin(), first_source_.end(), 0u);
+        for_links(begin, end, [&](std::uint32_t target, std::uint32_t) { ++first_source_[target + 1]; });
+        targets_.clear();
+        for (std::uint32_t target = 0; target < begin; ++target) {
+            if (first_source_[target + 1] != 0) targets_.push_back(target);
+            first_source_[target + 1] += first_source_[target];
+        }
+        sources_.resize(first_source_[begin]);
+        std::vector<std::uint32_t>& next = next_source_;
+        next.assign(first_source_.begin(), first_source_.begin() + static_cast<std::ptrdiff_t>(begin));
+        for_links(begin, end,
+                  [&](std::uint32_t target, std::uint32_t source) { sources_[next[target]++] = source; });
+        const std::uint64_t tasks = (targets_.size() + kTargetsPerTask - 1) / kTargetsPerTask;
+        run_tasks(tasks, tasks < 4 ? 1 : threads_, tasks < 4 ? Watch{} : watch_from(end, 0),
+                  [&](std::uint64_t task, const StopSignal& stop) {
+                      stop.check();
+                      const std::uint64_t first = task * kTargetsPerTask;
+                      for (std::uint64_t i = first; i < std::min(targets_.size(), first + kTargetsPerTask);
+                           ++i)
+                          add_sources(targets_[i]);
+                  });
+    }
+
+    template <class Each>
+    void for_links(std::uint64_t begin, std::uint64_t end, const Each& each) {
+        for (std::uint64_t source = begin; source < end; ++source) {
+            for (const std::uint32_t target : list(source)) {
+                if (target == kNoNode) break;
+                each(target, static_cast<std::uint32_t>(source));
+            }
+        }
+    }
+
+    void add_sources(std::uint32_t target) {
+        const auto links = list(target);
+        const std::size_t had = length(links);
+        const auto sources = std::span(sources_).subspan(first_source_[target],
+                                                         first_source_[target + 1] - first_source_[target]);
+        if (had + sources.size() <= kRoom) {
+            std::copy(sources.begin(), sources.end(), links.begin() + static_cast<std::ptrdiff_t>(had));
+            return;
+        }
+        std::vector<std::uint64_t>& keys = scratch_of_this_thread().keys;
+        keys.clear();
+        add_keys(target, links.first(had), keys);
+        add_keys(target, sources, keys);
+        std::sort(keys.begin(), keys.end());
+        prune(target, keys, kLinks, links);
+    }
+
+    void add_keys(std::uint32_t node, std::span<const std::uint32_t> others,
+                  std::vector<std::uint64_t>& keys) const {
+        std::array<std::uint32_t, Measure::kAtOnce> answers;
+        for (std::size_t first = 0; first < others.size(); first += answers.size()) {
+            const auto some = others.subspan(first, std::min(answers.size(), others.size() - first));
+            measure_.compare(measure_.at(node), some, answers.data());
+            for (std::size_t i = 0; i < some.size(); ++i) keys.push_back(node_key(answers[i], some[i]));
+        }
+    }
+
+    // Copies the lists of the first nodes, pruned where they are longer than `degree`.
+    void take_lists(std::span<std::uint32_t> out, std::uint32_t degree, std::uint64_t nodes) {
+        run_tasks((nodes + kTargetsPerTask - 1) / kTargetsPerTask, threads_, watch_from(nodes, 0),
+                  [&](std::uint64_t task, const StopSignal& stop) {
+                      stop.check();
+                      const std::uint64_t first = task * kTargetsPerTask;
+                      for (std::uint64_t node = first; node < std::min(nodes, first + kTargetsPerTask);
+                           ++node) {
+                          const auto to = out.subspan(node * degree, degree);
+                          const auto from = list(node);
+                          const std::size_t count = length(from);
+                          std::vector<std::uint64_t>& keys = scratch_of_this_thread().keys;
+                          keys.clear();
+                          add_keys(static_cast<std::uint32_t>(node), from.first(count), keys);
+                          std::sort(keys.begin(), keys.end());
+                          if (count > degree) {
+                              prune(static_cast<std::uint32_t>(node), keys, degree, to);
+                          } else {
+                              for (std::size_t i = 0; i < degree; ++i)
+                                  to[i] = i < count ? node_of(keys[i]) : kNoNode;
+                          }
+                      }
+                  });
+    }
+
+    void keep_level(std::uint64_t nodes) {
+        std::vector<std::uint32_t> level(nodes * kUpperLinks);
+        take_lists(level, kUpperLinks, nodes);
+        join_parts(level, kUpperLinks, measure_, nodes);
+        const auto to = std::span(links_.upper).subspan(upper_taken_, level.size());
+        std::copy(level.begin(), level.end(), to.begin());
+        upper_taken_ += level.size();
+        levels_.push_back({bytes_of(to), kUpperLinks, nodes});
+    }
+
+    const Measure& measure_;
+    const std::uint64_t nodes_;
+    const unsigned threads_;
+    const Watch& watch_;
+    const std::vector<std::uint64_t> sizes_;
+    std::vector<std::uint32_t> lists_;
+    std::vector<std::uint32_t> first_source_, next_source_, targets_, sources_;  // of the links of a batch
+    Links links_;
+    std::uint64_t upper_taken_ = 0;
+    std::vector<Level> levels_;
+};
+
+// See join_parts. A node is marked once it is known to be reached from node 0, and then to reach node 0.
+class Joiner {
+  public:
+    Joiner(std::vector<std::uint32_t>& links, std::uint32_t degree, const Measure& measure,
+           std::uint64_t nodes)
+        : links_(links), degree_(degree), measure_(measure), nodes_(nodes), needed_(nodes), marked_(nodes) {}
+
+    void join() {
+        spread(0);
+        for (std::uint32_t node = 0; node < nodes_; ++node) {
+            if (marked_[node]) continue;
+            const std::uint32_t from = nearest_marked(node, true);
+            put(from, node);
+            spread(node);
+        }
+        std::fill(marked_.begin(), marked_.end(), false);
+        find_sources();
+        spread_back(0);
+        // A node whose links are all needed comes to node 0 by one that it leads to.
+        for (bool left = true; left;) {
+            left = false;
+            for (std::uint32_t node = 0; node < nodes_; ++node) {
+                if (marked_[node]) continue;
+                if (!has_place(node)) {
+                    left = true;
+                    continue;
+                }
+                put(node, nearest_marked(node, false));
+                spread_back(node);
+            }
+        }
+    }
+
+  private:
+    std::uint32_t& link(std::uint32_t node, std::uint32_t i) {
+        return links_[std::uint64_t{node} * degree_ + i];
+    }
+
+    // The place for a new link of the node: the first free one, or the last whose link is not needed.
+    std::uint32_t place(std::uint32_t node) {
+        std::uint32_t found = degree_;
+        for (std::uint32_t i = 0; i < degree_; ++i) {
+            if (link(node, i) == kNoNode) return i;
+            if (!(needed_[node] >> i & 1)) found = i;
+        }
+        return found;
+    }
+    bool has_place(std::uint32_t node) { return place(node) < degree_; }
+
+    void put(std::uint32_t node, std::uint32_t target) {
+        const std::uint32_t at = place(node);
+        link(node, at) = target;
+        needed_[node] |= std::uint64_t{1} << at;
+    }
+
+    void spread(std::uint32_t start) {
+        marked_[start] = true;
+        queue_.assign(1, start);
+        for (std::size_t next = 0; next < queue_.size(); ++next) {
+            const std::uint32_t node = queue_[next];
+            for (std::uint32_t i = 0; i < degree_ && link(node, i) != kNoNode; ++i) {
+                const std::uint32_t target = link(node, i);
+                if (marked_[target]) continue;
+                marked_[target] = true;
+                needed_[node] |= std::uint64_t{1} << i;
+                queue_.push_back(target);
+            }
+        }
+    }
+
+    void find_sources() {
+        first_source_.assign(nodes_ + 1, 0);
+        for (const std::uint32_t target : links_) {
+            if (target != kNoNode) ++first_source_[std::uint64_t{target} + 1];
+        }
+        for (std::uint64_t node = 0; node < nodes_; ++node) first_source_[node + 1] += first_source_[node];
+        std::vector<std::uint64_t> next(first_source_.begin(), first_source_.end() - 1);
+        sources_.resize(first_source_[nodes_]);
+        for (std::uint64_t i = 0; i < links_.size(); ++i) {
+            if (links_[i] != kNoNode) sources_[next[links_[i]]++] = static_cast<std::uint32_t>(i / degree_);
+        }
+    }
+
+    void spread_back(std::uint32_t start) {
+        marked_[start] = true;
+        queue_.assign(1, start);
+        for (std::size_t next = 0; next < queue_.size(); ++next) {
+            const std::uint32_t node = queue_[next];
+            for (std::uint64_t i = first_source_[node]; i < first_source_[std::uint64_t{node} + 1]; ++i) {
+                const std::uint32_t source = sources_[i];
+                if (marked_[source]) continue;
+                marked_[source] = true;
+                for (std::uint32_t at = 0; at < degree_; ++at) {
+                    if (link(source, at) == node) needed_[source] |= std::uint64_t{1} << at;
+                }
+                queue_.push_back(source);
+            }
+        }
+    }
+
+    // Of what a walk to `node` finds; or else the first there is.
+    std::uint32_t nearest_marked(std::uint32_t node, bool with_place) {
+        descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
+        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
+        const auto serves = [&](std::uint32_t other) {
+            return other != node && marked_[other] && (!with_place || has_place(other));
+        };
+        for (const std::uint64_t key : walk_.keys()) {
+            if (serves(node_of(key))) return node_of(key);
+        }
+        std::uint32_t first = 0;
+        while (!serves(first)) ++first;
+        return first;
+    }
+
+    std::vector<std::uint32_t>& links_;
+    const std::uint32_t degree_;
+    const Measure& measure_;
+    const std::uint64_t nodes_;
+    std::vector<std::uint64_t> needed_;  // a bit for each link of a node
+    std::vector<bool> marked_;
+    std::vector<std::uint32_t> queue_, sources_;
+    std::vector<std::uint64_t> first_source_;
+    Walk walk_;
+};
+
+}  // namespace
+
+void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
+             std::uint64_t nodes, std::size_t pool) {
+    constexpr std::size_t kEntries = 2;
+    std::array<std::uint32_t, kFirstNodes> first;
+    std::array<std::uint32_t, kFirstNodes> answers;
+    const std::size_t count = std::min(nodes, kFirstNodes);
+    for (std::uint32_t node = 0; node < count; ++node) first[node] = node;
+    measure.compare(query, std::span(first).first(count), answers.data());
+    std::array<std::uint64_t, kEntries> best;
+    best.fill(UINT64_MAX);
+    for (std::uint32_t node = 0; node < count; ++node) {
+        const std::uint64_t key = node_key(answers[node], node);
+        if (key >= best.back()) continue;
+        best.back() = key;
+        if (best.back() < best.front()) std::swap(best.front(), best.back());
+    }
+    for (std::size_t level = 0; level <= upper.size(); ++level) {
+        const bool lowest = level == upper.size();
+        walk.begin(lowest ? nodes : upper[level].nodes, lowest ? pool : kEntries);
+        for (const std::uint64_t key : best) {
+            if (key != UINT64_MAX) walk.enter(key);
+        }
+        if (lowest) return;
+        walk.run(upper[level], measure, query);
+        best.fill(UINT64_MAX);
+        std::copy(walk.keys().begin(), walk.keys().end(), best.begin());
+    }
+}
+
+Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads, const Watch& watch) {
+    Links links = Builder(measure, nodes, threads, watch).build();
+    join_parts(links.lowest, kLinks, measure, nodes);
+    if (watch) watch(nodes, nodes);
+    return links;
+}
+
+void join_parts(std::vector<std::uint32_t>& links, std::uint32_t degree, const Measure& measure,
+                std::uint64_t nodes) {
+    Joiner(links, degree, measure, nodes).join();
+}
+
+}  // namespace constann

@@ -1,0 +1,406 @@
+// See graph.hpp: choosing codes by trying them, grouping equal rows, building, and what of it goes into the
+// file.
+#include "graph/graph.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+#include "core/random.hpp"
+#include "core/scan.hpp"
+#include "file/little_endian.hpp"
+#include "kernels/dispatch.hpp"
+#include "kernels/floating_point.hpp"
+
+namespace constann {
+namespace {
+
+constexpr std::uint64_t kOrderStream = 0x6f72646572;  // of random choices: the order of the nodes
+constexpr std::uint64_t kRowsPerTask = 4096;
+constexpr std::uint64_t kTrialQueries = 128;
+constexpr std::uint64_t kQueriesPerTask = 8;
+constexpr std::uint64_t kTrialK = 11;       // a row that is a query finds itself, and ten others
+constexpr std::uint64_t kLostAtMost = 700;  // one in so many true neighbours may fall behind the reranked
+constexpr std::uint64_t kMaxRerank = 1 << 20;
+constexpr std::uint64_t kRerankOfFloats = 16;
+
+template <class Values>
+std::span<const std::byte> bytes_of(const Values& values) {
+    return std::as_bytes(std::span(values));
+}
+
+std::uint64_t hash_of(std::span<const std::byte> bytes) {
+    std::uint64_t hash = 0x9e3779b97f4a7c15u;
+    for (std::size_t at = 0; at < bytes.size(); at += sizeof hash) {
+        hash = (hash ^ file::load<std::uint64_t>(bytes.data() + at)) * 0xbf58476d1ce4e5b9u;
+        hash ^= hash >> 29;
+    }
+    return hash;
+}
+
+template <class Each>
+void for_all(std::uint64_t count, std::uint64_t per_task, unsigned threads, const Each& each) {
+    run_tasks((count + per_task - 1) / per_task, threads, {}, [&](std::uint64_t task, const StopSignal&) {
+        for (std::uint64_t i = task * per_task; i < std::min(count, (task + 1) * per_task); ++i) each(i);
+    });
+}
+
+}  // namespace
+
+Graph::Graph(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> effort,
+             std::optional<std::uint64_t> code_bits)
+    : Index(file::Kind::graph, dim, metric), effort_(effort.value_or(0)), wanted_code_bits_(code_bits) {
+    if (metric == Metric::manhattan || metric == Metric::hamming) {
+        throw std::invalid_argument(std::string("a graph takes cosine, euclidean or dot, not ") +
+                                    name_of(metric) + ": use kind='forest' or kind='exact'");
+    }
+    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
+    if (code_bits && *code_bits != 0 && *code_bits != 4 && *code_bits != 7)
+        throw std::invalid_argument("code_bits must be 0, 4 or 7, not " + std::to_string(*code_bits));
+}
+
+void Graph::build_structure(unsigned threads, const Watch& watch) {
+    const Truth truth = true_neighbours(threads, watch);
+    Bytes codes = choose_codes(truth, threads);
+    const bool coded = !codes.empty();
+    group_rows(coded ? RowsView(codes, code_stride(dim())) : rows());
+    std::vector<std::uint32_t> bias_of_nodes;
+    Measure between;
+    if (coded) {
+        codes = codes_by_node(codes);
+        between.codes = kernels::active().code_squared_euclidean;
+        between.table = RowsView(codes, code_stride(dim()));
+        if (metric() == Metric::dot) bias_of_nodes = bias();
+        between.bias = bias_of_nodes;
+    } else {
+        between.products = metric() == Metric::dot;
+        between.floats = between.products ? kernels::active().inner_product.many
+                                          : kernels::active().squared_euclidean.many;
+        between.table = rows();
+        between.rows = node_rows_;
+    }
+    kernels::with_canonical_floating_point(
+        [&] { own_links_ = build_links(between, node_rows_.nodes, threads, watch); });
+    if (form_.bits == 4) {
+        const std::size_t wide = code_stride(dim()), stride = half_code_stride(dim());
+        own_codes_.resize(node_rows_.nodes * stride);
+        for_all(node_rows_.nodes, kRowsPerTask, threads, [&](std::uint64_t node) {
+            pack_half_codes(std::span(codes).subspan(node * wide, dim()),
+                            std::span(own_codes_).subspan(node * stride, stride));
+        });
+    } else {
+        own_codes_ = std::move(codes);
+    }
+    look_at_own();
+    if (effort_ == 0) effort_ = settled_effort(truth, threads);
+}
+
+Graph::Truth Graph::true_neighbours(unsigned threads, const Watch& watch) const {
+    const std::size_t stride = rows().stride();
+    const std::uint64_t count = std::min(size(), kTrialQueries);
+    Truth truth{Bytes(count * stride), std::vector<std::vector<std::uint64_t>>(count)};
+    for (std::uint64_t i = 0; i < count; ++i)
+        std::memcpy(&truth.queries[i * stride], rows()[i * size() / count], stride);
+    const Filter all;
+    const Watch still = watch ? [&](std::uint64_t, std::uint64_t) { watch(0, size()); } : Watch{};
+    run_tasks((count + kQueriesPerTask - 1) / kQueriesPerTask, threads, still,
+              [&](std::uint64_t task, const StopSignal& stop) {
+                  stop.check();
+                  const std::uint64_t first = task * kQueriesPerTask;
+                  const std::uint64_t here = std::min(kQueriesPerTask, count - first);
+                  std::vector<NearestRows> nearest(here);
+                  for (NearestRows& set : nearest) set.reset(std::min(kTrialK, size()));
+                  const auto queries = std::span(truth.queries).subspan(first * stride, here * stride);
+                  Scan(metric(), rows(), all).search(RowsView(queries, stride), nearest);
+                  for (std::uint64_t i = 0; i < here; ++i)
+                      truth.nearest[first + i] = nearest[i].take_sorted();
+              });
+    return truth;
+}
+
+// Codes of 7 bits by row to build on; form_ says what a search compares. None where no codes serve.
+Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
+    if (wanted_code_bits_ == 0) {
+        form_ = {0, false, {}, kRerankOfFloats};
+        return {};
+    }
+    Bytes best;
+    form_ = {0, false, {}, kRerankOfFloats};
+    for (const bool rotated : {false, true}) {
+        std::optional<Rotation> rotation;
+        if (rotated) rotation.emplace(dim(), seed());
+        std::optional<CodeTrial> trial = try_codes(rotation, truth, threads);
+        if (!trial) continue;
+        const bool four = trial->rerank4 != 0;
+        if (!four && (trial->rerank7 == 0 || form_.bits != 0)) continue;
+        form_ = {four ? std::uint64_t{4} : 7, rotated, trial->scale, four ? trial->rerank4 : trial->rerank7};
+        rotation_ = rotation;
+        best = std::move(trial->codes);
+        if (four) break;
+    }
+    return best;
+}
+
+std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotation, const Truth& truth,
+                                          unsigned threads) const {
+    Bytes turned;
+    RowsView from = rows();
+    if (rotation) {
+        turned.resize(rows().bytes().size());
+        from = RowsView(turned, rows().stride());
+        for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
+            thread_local Floats values;
+            values.resize(rows().stride() / sizeof(float));
+            rotation->turn(rows()[row], values);
+            std::memcpy(&turned[row * rows().stride()], values.data(), rows().stride());
+        });
+    }
+    CodeTrial trial;
+    std::optional<CodeScale> scale;
+    kernels::with_canonical_floating_point([&] { scale = choose_code_scale(from, dim()); });
+    if (!scale) return std::nullopt;
+    trial.scale = *scale;
+    const std::size_t stride = code_stride(dim());
+    trial.codes.resize(size() * stride);
+    for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
+        encode_row(trial.scale, from[row], dim(), std::span(trial.codes).subspan(row * stride, stride));
+    });
+    if (wanted_code_bits_ != 7) trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
+    if (wanted_code_bits_ != 4 && trial.rerank4 == 0)
+        trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
+    return trial;
+}
+
+// How many nodes the codes must leave for the exact comparison, so that hardly any of the true nearest is
+// lost; 0 where codes cannot serve.
+std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
+                                   const Truth& truth, unsigned threads) const {
+    const kernels::KernelTable& kernels = kernels::active();
+    const bool products = metric() == Metric::dot;
+    const kernels::ManyCodes kernel =
+        half ? (products ? kernels.half_code_inner_product : kernels.half_code_squared_euclidean)
+             : (products ? kernels.code_inner_product : kernels.code_squared_euclidean);
+    const std::size_t wide = code_stride(dim());
+    const std::size_t stride = half ? half_code_stride(dim()) : wide;
+    Bytes packed;
+    if (half) {
+        packed.resize(size() * stride);
+        for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
+            pack_half_codes(std::span(trial.codes).subspan(row * wide, dim()),
+                            std::span(packed).subspan(row * stride, stride));
+        });
+    }
+    const RowsView codes(half ? packed : trial.codes, stride);
+    std::vector<std::uint64_t> ranks(truth.nearest.size() * kTrialK);
+    for_all(truth.nearest.size(), 1, threads, [&](std::uint64_t i) {
+        Floats turned(rows().stride() / sizeof(float));
+        const std::byte* query = &truth.queries[i * rows().stride()];
+        if (rotation) {
+            rotation->turn(query, turned);
+            query = reinterpret_cast<const std::byte*>(turned.data());
+        }
+        Bytes query_codes(half ? 2 * stride : stride);
+        encode_query(compared_as(), trial.scale, query, dim(), query_codes);
+        std::vector<const std::byte*> addresses(size());
+        std::vector<std::uint32_t> answers(size());
+        for (std::uint64_t row = 0; row < size(); ++row) addresses[row] = codes[row];
+        kernel(query_codes.data(), addresses.data(), size(), stride, answers.data());
+        for (std::size_t j = 0; j < truth.nearest[i].size(); ++j) {
+            const auto row = static_cast<std::uint32_t>(truth.nearest[i][j]);
+            std::uint64_t& rank = ranks[i * kTrialK + j];
+            for (std::uint64_t other = 0; other < size(); ++other) {
+                if (answers[other] > answers[row]) continue;
+                // Equal rows are compared once, but others with the same answer take a place.
+                rank += answers[other] < answers[row] ||
+                        std::memcmp(rows()[other], rows()[row], rows().stride()) != 0;
+            }
+        }
+    });
+    for (const std::uint64_t rerank : {16u, 24u, 32u, 48u, 64u}) {
+        const auto lost =
+            std::count_if(ranks.begin(), ranks.end(), [&](std::uint64_t rank) { return rank >= rerank; });
+        if (static_cast<std::uint64_t>(lost) * kLostAtMost <= ranks.size()) return rerank;
+    }
+    return 0;
+}
+
+// See Measure. In steps of a code; lengths beyond what codes can show count as that.
+std::vector<std::uint32_t> Graph::bias() const {
+    constexpr double kLargest = 1 << 30;
+    std::vector<std::uint32_t> bias(node_rows_.nodes);
+    kernels::with_canonical_floating_point([&] {
+        const double rate = static_cast<double>(form_.scale.rate);
+        Floats values(rows().stride() / sizeof(float));
+        for (std::uint32_t node = 0; node < node_rows_.nodes; ++node) {
+            const std::uint32_t row = node_rows_.row(node_rows_.of(node).first, size());
+            std::memcpy(values.data(), rows()[row], rows().stride());
+            const double square = squared_norm(values) * rate * rate;
+            bias[node] = static_cast<std::uint32_t>(square < kLargest ? square : kLargest);
+        }
+    });
+    const std::uint32_t largest = *std::max_element(bias.begin(), bias.end());
+    for (std::uint32_t& each : bias) each = largest - each;
+    return bias;
+}
+
+// Rows that are equal in what is compared become one node; nodes come in a random order.
+void Graph::group_rows(const RowsView& compared) {
+    const std::uint64_t count = size();
+    const std::size_t stride = compared.stride();
+    std::vector<std::pair<std::uint64_t, std::uint32_t>> order(count);
+    for (std::uint64_t row = 0; row < count; ++row)
+        order[row] = {hash_of({compared[row], stride}), static_cast<std::uint32_t>(row)};
+    const auto differ = [&](std::uint32_t a, std::uint32_t b) {
+        return std::memcmp(compared[a], compared[b], stride);
+    };
+    std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
+        if (a.first != b.first) return a.first < b.first;
+        const int compares = a.second == b.second ? 0 : differ(a.second, b.second);
+        return compares != 0 ? compares < 0 : a.second < b.second;
+    });
+    // The first place of each group, by its smallest row.
+    std::vector<std::pair<std::uint32_t, std::uint64_t>> groups;
+    for (std::uint64_t i = 0; i < count; ++i) {
+        const bool same = i > 0 && order[i].first == order[i - 1].first &&
+                          differ(order[i].second, order[i - 1].second) == 0;
+        if (!same) groups.push_back({order[i].second, i});
+    }
+    std::vector<std::uint64_t> ends(count);
+    for (std::size_t i = 0; i < groups.size(); ++i)
+        ends[groups[i].second] = i + 1 < groups.size() ? groups[i + 1].second : count;
+    std::sort(groups.begin(), groups.end());
+    Random random(seed(), kOrderStream);
+    for (std::size_t i = groups.size(); i > 1; --i) std::swap(groups[i - 1], groups[random.below(i)]);
+    own_node_rows_.clear();
+    own_node_bounds_.assign(1, 0);
+    for (const auto& [row, first] : groups) {
+        const auto begin = static_cast<std::ptrdiff_t>(own_node_rows_.size());
+        for (std::uint64_t i = first; i < ends[first]; ++i) own_node_rows_.push_back(order[i].second);
+        // Equal rows lie together, in order, so that a search can leave most of them out.
+        std::sort(own_node_rows_.begin() + begin, own_node_rows_.end(),
+                  [&](std::uint32_t a, std::uint32_t b) {
+                      const int compares = std::memcmp(rows()[a], rows()[b], rows().stride());
+                      return compares != 0 ? compares < 0 : a < b;
+                  });
+        own_node_bounds_.push_back(static_cast<std::uint32_t>(own_node_rows_.size()));
+    }
+    if (groups.size() == count) own_node_bounds_.clear();
+    node_rows_ = {groups.size(), bytes_of(own_node_rows_), bytes_of(own_node_bounds_)};
+}
+
+Bytes Graph::codes_by_node(const Bytes& by_row) {
+    const std::size_t stride = code_stride(dim());
+    Bytes codes(node_rows_.nodes * stride);
+    for (std::uint32_t node = 0; node < node_rows_.nodes; ++node) {
+        const std::uint32_t row = node_rows_.row(node_rows_.of(node).first, size());
+        std::memcpy(&codes[node * stride], &by_row[row * stride], stride);
+    }
+    return codes;
+}
+
+void Graph::look_at_own() {
+    const std::size_t stride = form_.bits == 4 ? half_code_stride(dim()) : code_stride(dim());
+    codes_ = form_.bits == 0 ? RowsView() : RowsView(own_codes_, stride);
+    links_ = bytes_of(own_links_.lowest);
+    upper_links_ = bytes_of(own_links_.upper);
+    upper_.clear();
+    std::uint64_t at = 0;
+    for (const std::uint64_t size : upper_sizes(node_rows_.nodes)) {
+        const std::uint64_t bytes = size * kUpperLinks * sizeof(std::uint32_t);
+        upper_.push_back({upper_links_.subspan(at, bytes), kUpperLinks, size});
+        at += bytes;
+    }
+}
+
+std::unique_ptr<Graph> Graph::for_file(const file::Header& header) {
+    using file::ParameterTag;
+    if (header.metric == Metric::manhattan || header.metric == Metric::hamming)
+        throw file::FormatError("a graph has no such metric");
+    const std::uint64_t effort = file::parameter(header, ParameterTag::effort, 1, UINT64_MAX);
+    const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, 7);
+    if (bits != 0 && bits != 4 && bits != 7)
+        throw file::FormatError("this version of constann does not know codes of " + std::to_string(bits) +
+                                " bits");
+    file::parameter(header, ParameterTag::links, kLinks, kLinks);
+    file::parameter(header, ParameterTag::upper_links, kUpperLinks, kUpperLinks);
+    auto index = std::make_unique<Graph>(header.dim, header.metric, effort);
+    index->form_.bits = bits;
+    index->form_.rerank = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
+    index->node_rows_.nodes = file::parameter(header, ParameterTag::nodes, 1, header.rows);
+    if (bits == 0) return index;
+    const auto number = [&](ParameterTag tag) {
+        return std::bit_cast<float>(static_cast<std::uint32_t>(file::parameter(header, tag, 0, UINT32_MAX)));
+    };
+    index->form_.scale = {number(ParameterTag::code_low), number(ParameterTag::code_rate)};
+    index->form_.rotated = file::parameter(header, ParameterTag::rotated, 0, 1) != 0;
+    if (index->form_.rotated) index->rotation_.emplace(header.dim, header.seed);
+    return index;
+}
+
+void Graph::open_structure(const file::Header& header, std::span<const std::byte> file) {
+    using file::SectionTag;
+    const std::uint64_t nodes = node_rows_.nodes;
+    constexpr std::uint64_t kNumber = sizeof(std::uint32_t);
+    NodeRows node_rows{nodes, file::section(header, file, SectionTag::node_rows, header.rows * kNumber), {}};
+    if (nodes != header.rows)
+        node_rows.bounds = file::section(header, file, SectionTag::node_bounds, (nodes + 1) * kNumber);
+    const auto links = file::section(header, file, SectionTag::links, nodes * kLinks * kNumber);
+    std::uint64_t upper = 0;
+    for (const std::uint64_t size : upper_sizes(nodes)) upper += size * kUpperLinks * kNumber;
+    const auto upper_links = file::section(header, file, SectionTag::upper_links, upper);
+    const std::size_t stride = form_.bits == 4 ? half_code_stride(header.dim) : code_stride(header.dim);
+    const auto codes = form_.bits == 0
+                           ? RowsView()
+                           : RowsView(file::section(header, file, SectionTag::codes, nodes * stride), stride);
+    own_codes_ = {};
+    own_links_ = {};
+    own_node_rows_ = {};
+    own_node_bounds_ = {};
+    look_at_own();
+    codes_ = codes;
+    node_rows_ = node_rows;
+    links_ = links;
+    upper_links_ = upper_links;
+    std::uint64_t at = 0;
+    for (Level& level : upper_) {
+        level.links = upper_links.subspan(at, level.nodes * kUpperLinks * kNumber);
+        at += level.links.size();
+    }
+}
+
+std::uint64_t Graph::resolve_effort(std::optional<std::uint64_t> effort) const {
+    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
+    return effort.value_or(effort_);
+}
+
+std::vector<file::Parameter> Graph::parameters() const {
+    using file::ParameterTag;
+    std::vector<file::Parameter> all = {{ParameterTag::effort, effort_},
+                                        {ParameterTag::code_bits, form_.bits}};
+    if (form_.bits != 0) {
+        all.push_back({ParameterTag::code_low, std::bit_cast<std::uint32_t>(form_.scale.low)});
+        all.push_back({ParameterTag::code_rate, std::bit_cast<std::uint32_t>(form_.scale.rate)});
+    }
+    all.push_back({ParameterTag::rerank, form_.rerank});
+    all.push_back({ParameterTag::nodes, node_rows_.nodes});
+    all.push_back({ParameterTag::links, kLinks});
+    all.push_back({ParameterTag::upper_links, kUpperLinks});
+    if (form_.bits != 0) all.push_back({ParameterTag::rotated, form_.rotated ? 1u : 0u});
+    return all;
+}
+
+std::vector<file::Content> Graph::structure() const {
+    using file::SectionTag;
+    std::vector<file::Content> all = {{SectionTag::node_rows, node_rows_.rows}};
+    if (!node_rows_.bounds.empty()) all.push_back({SectionTag::node_bounds, node_rows_.bounds});
+    all.push_back({SectionTag::links, links_});
+    all.push_back({SectionTag::upper_links, upper_links_});
+    if (form_.bits != 0) all.push_back({SectionTag::codes, codes_.bytes()});
+    return all;
+}
+
+}  // namespace constann

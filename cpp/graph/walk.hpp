@@ -1,0 +1,220 @@
+// The walk through a graph, nearest node first, which building and searching share. Links may come from a
+// hostile file: each is checked before it is followed, and no node is met twice.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "core/ordered.hpp"
+#include "core/rows.hpp"
+#include "file/format.hpp"
+#include "file/little_endian.hpp"
+#include "kernels/kernel_table.hpp"
+
+namespace constann {
+
+inline constexpr std::uint32_t kNoNode = 0xffffffffu;  // fills a list of links that has room left
+
+// Kept out of the loops that may come to it.
+[[noreturn, gnu::cold, gnu::noinline]] inline void graph_damaged(const char* what) {
+    throw file::FormatError(std::string("the index is damaged: ") + what);
+}
+
+// One integer that sorts by the answer, but for its last bit, then by the node; the last bit is free, to say
+// that the node's links were followed.
+inline std::uint64_t node_key(std::uint32_t answer, std::uint32_t node) {
+    return std::uint64_t{answer >> 1} << 33 | std::uint64_t{node} << 1;
+}
+inline std::uint32_t node_of(std::uint64_t key) {
+    return static_cast<std::uint32_t>(key >> 1);
+}
+inline std::uint32_t answer_of(std::uint64_t key) {
+    return static_cast<std::uint32_t>(key >> 33) << 1;
+}
+
+// The rows of each node: one, or several that have the same codes. The bounds are empty where all have one.
+struct NodeRows {
+    std::uint64_t nodes = 0;
+    std::span<const std::byte> rows, bounds;
+
+    std::pair<std::uint32_t, std::uint32_t> of(std::uint32_t node) const {
+        if (bounds.empty()) return {node, node + 1};
+        const auto begin = file::load<std::uint32_t>(bounds.data(), node);
+        const auto end = file::load<std::uint32_t>(bounds.data(), std::uint64_t{node} + 1);
+        if (begin >= end || end > rows.size() / sizeof(std::uint32_t)) graph_damaged("a node has no rows");
+        return {begin, end};
+    }
+    std::uint32_t row(std::uint32_t place, std::uint64_t count) const {
+        const auto row = file::load<std::uint32_t>(rows.data(), place);
+        if (row >= count) graph_damaged("a node names a row that does not exist");
+        return row;
+    }
+};
+
+// How far nodes are from a query while walking, as an unsigned integer that is smaller the nearer a node is:
+// by codes, or by the rows themselves where codes cannot serve.
+struct Measure {
+    kernels::ManyCodes codes = nullptr;  // one of the two
+    kernels::ManyRows floats = nullptr;
+    bool products = false;  // of floats: the larger the nearer
+    RowsView table;         // codes of each node, or the rows
+    NodeRows rows;          // only for floats
+    // For dot while building on codes: what makes a squared distance from a fixed node an inner product, as
+    // 2 a b = |a|^2 + |b|^2 - |a - b|^2. For each node some constant less its squared length.
+    std::span<const std::uint32_t> bias = {};
+
+    const std::byte* at(std::uint32_t node) const {
+        return codes != nullptr ? table[node] : table[rows.row(rows.of(node).first, table.size())];
+    }
+
+    // At most kAtOnce nodes.
+    static constexpr std::size_t kAtOnce = 64;
+    void compare(const std::byte* query, std::span<const std::uint32_t> nodes, std::uint32_t* answers) const {
+        if (nodes.empty()) return;
+        std::array<const std::byte*, kAtOnce> addresses;
+        for (std::size_t i = 0; i < nodes.size(); ++i) addresses[i] = at(nodes[i]);
+        if (codes != nullptr) {
+            codes(query, addresses.data(), nodes.size(), table.stride(), answers);
+            if (bias.empty()) return;
+            for (std::size_t i = 0; i < nodes.size(); ++i) answers[i] += bias[nodes[i]];
+            return;
+        }
+        std::array<float, kAtOnce> scores;
+        floats(query, addresses.data(), nodes.size(), table.stride(), scores.data());
+        for (std::size_t i = 0; i < nodes.size(); ++i) {
+            const float score = products ? 0.0f - scores[i] : scores[i];
+            answers[i] = score == score ? ordered_bits(score + 0.0f) : 0xffffffffu;
+        }
+    }
+
+    void fetch(std::uint32_t node) const {
+        const std::byte* row = at(node);
+        const std::size_t bytes = std::min<std::size_t>(table.stride(), 512);
+        for (std::size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+    }
+};
+
+// Nodes 0 to nodes - 1 and for each as many links as `degree`, to the first kNoNode.
+struct Level {
+    std::span<const std::byte> links;
+    std::uint32_t degree;
+    std::uint64_t nodes;
+
+    std::uint32_t link(std::uint32_t node, std::uint32_t i) const {
+        return file::load<std::uint32_t>(links.data(), std::uint64_t{node} * degree + i);
+    }
+    void fetch(std::uint32_t node) const {
+        const std::byte* list = links.data() + std::uint64_t{node} * degree * sizeof(std::uint32_t);
+        __builtin_prefetch(list);
+        __builtin_prefetch(list + 64);
+    }
+};
+
+inline constexpr std::uint32_t kMaxDegree = 40;
+
+class Walk {
+  public:
+    // Begins anew, to keep the `pool` nearest nodes it meets.
+    void begin(std::uint64_t nodes, std::size_t pool) {
+        for (const std::uint32_t node : met_) seen_[node / 64] = 0;
+        met_.clear();
+        if (seen_.size() < (nodes + 63) / 64) seen_.resize((nodes + 63) / 64);
+        room_ = std::max<std::size_t>(pool, 1);
+        if (keys_.size() < room_ + 1) keys_.resize(room_ + 1);
+        size_ = 0;
+    }
+
+    void enter(std::uint64_t key) {
+        if (!meet(node_of(key))) return;
+        offer(key & ~std::uint64_t{1});
+    }
+
+    // Follows links from the nearest node on, until those of all in the pool were followed.
+    void run(const Level& level, const Measure& measure, const std::byte* query) {
+        for (std::size_t next = 0; next < size_;) {
+            if (keys_[next] & 1) {
+                ++next;
+                continue;
+            }
+            keys_[next] |= 1;
+            if (next + 1 < size_) level.fetch(node_of(keys_[next + 1]));
+            const std::size_t count = meet_neighbours(level, measure, node_of(keys_[next]));
+            measure.compare(query, std::span(neighbours_).first(count), answers_.data());
+            ++next;
+            for (std::size_t i = 0; i < count; ++i)
+                next = std::min(next, offer(node_key(answers_[i], neighbours_[i])));
+        }
+    }
+
+    // The nearest nodes, in order.
+    std::span<const std::uint64_t> keys() const { return std::span(keys_).first(size_); }
+
+  private:
+    bool meet(std::uint32_t node) {
+        const std::uint64_t bit = std::uint64_t{1} << (node % 64);
+        if (seen_[node / 64] & bit) return false;
+        met_.push_back(node);
+        seen_[node / 64] |= bit;
+        return true;
+    }
+
+    std::size_t meet_neighbours(const Level& level, const Measure& measure, std::uint32_t node) {
+        std::size_t count = 0;
+        for (std::uint32_t i = 0; i < level.degree; ++i) {
+            const std::uint32_t neighbour = level.link(node, i);
+            if (neighbour == kNoNode) break;
+            if (neighbour >= level.nodes) graph_damaged("a link leads to a node that does not exist");
+            if (!meet(neighbour)) continue;
+            neighbours_[count++] = neighbour;
+            measure.fetch(neighbour);
+        }
+        return count;
+    }
+
+    // The place it got, or beyond all.
+    std::size_t offer(std::uint64_t key) {
+        if (size_ == room_) {
+            if (key >= keys_[size_ - 1]) return room_;
+            --size_;
+        }
+        const auto begin = keys_.begin();
+        // The last bit of a key decides nothing: no node is there twice.
+        const auto place = std::upper_bound(begin, begin + static_cast<std::ptrdiff_t>(size_), key) - begin;
+        const auto at = static_cast<std::size_t>(place);
+        std::memmove(&keys_[at + 1], &keys_[at], (size_ - at) * sizeof key);
+        keys_[at] = key;
+        ++size_;
+        return at;
+    }
+
+    std::vector<std::uint64_t> seen_;  // one bit for each node
+    std::vector<std::uint32_t> met_;
+    std::vector<std::uint64_t> keys_;
+    std::size_t size_ = 0, room_ = 0;
+    std::array<std::uint32_t, Measure::kAtOnce> neighbours_;
+    std::array<std::uint32_t, Measure::kAtOnce> answers_;
+};
+
+// The upper levels hold the first nodes / 32 nodes, / 1024 and so on, while there are kFirstNodes of them.
+inline constexpr std::uint64_t kFirstNodes = 64;  // all looked at
+inline constexpr std::uint64_t kUpperShare = 32;
+inline constexpr std::uint32_t kLinks = 32;
+inline constexpr std::uint32_t kUpperLinks = 16;
+
+// Their sizes, the smallest first.
+inline std::vector<std::uint64_t> upper_sizes(std::uint64_t nodes) {
+    std::vector<std::uint64_t> sizes;
+    for (nodes /= kUpperShare; nodes >= kFirstNodes; nodes /= kUpperShare) sizes.push_back(nodes);
+    std::reverse(sizes.begin(), sizes.end());
+    return sizes;
+}
+
+// Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to.
+void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
+             std::uint64_t nodes, std::size_t pool);
+
+}  // namespace constann
