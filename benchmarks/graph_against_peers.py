@@ -1,12 +1,12 @@
 """Constann's graph beside hnswlib, faiss, usearch, voyager and annoy, those that are installed, in one run.
 
     pip install . numpy hnswlib==0.8.0 faiss-cpu usearch voyager annoy     # pip compiles hnswlib and annoy for this CPU
-    python benchmarks/graph_against_peers.py [--data FOLDER] [--sets clustered,integers,gloss] [--json FILE] [--plot FILE]
+    python benchmarks/graph_against_peers.py [--data FOLDER] [--sets clustered,integers,gloss] [--json FILE]
 
 HNSW everywhere with M 16 and efConstruction 200. One thread each, time on the CPU; for each setting the libraries take
-turns and each figure is a median, Constann also with its kernels forced to plainer ones. Prints queries a second at recall
-.90, .95 and .99, one by one and all in one call; the time of building; the size of the file; and in fresh processes the
-time of opening it and of a first query. It asserts nothing.
+turns and each figure is a median, Constann also with its kernels forced to plainer ones. Prints queries a second at
+recall .90, .95 and .99, one by one and all in one call; the time of building; the size of the file; and in fresh
+processes the time of opening it and of a first query. `--plot FILE` draws them. It asserts nothing.
 """
 
 import argparse
@@ -276,7 +276,9 @@ def measure(peers: dict[str, Peer], data: Dataset, turns: int, forced: list[str]
                 peer, kernels = runners[name]
                 effort = peer.efforts[step]
 
-                def ask(name: str = name, peer: Peer = peer, effort: int = effort) -> None:
+                def ask(
+                    name: str = name, peer: Peer = peer, effort: int = effort, answers: dict[str, Any] = answers
+                ) -> None:
                     answers[name] = [peer.one(query, effort) for query in data.queries]
 
                 def ask_all(peer: Peer = peer, effort: int = effort) -> None:

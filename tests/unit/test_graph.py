@@ -159,8 +159,8 @@ def test_clusters_far_apart_are_all_entered() -> None:
     centres = generator.standard_normal((100, 24)) * 100
     rows = (centres[generator.integers(0, 100, 10_000)] + generator.standard_normal((10_000, 24))).astype(np.float32)
     queries = (centres[np.arange(100)] + generator.standard_normal((100, 24))).astype(np.float32)
-    for given in (rows, rows[np.argsort(rows[:, 0])]):
-        index = graph(given)
+    for ordered in (rows, rows[np.argsort(rows[:, 0])]):
+        index = graph(ordered)
         assert_sound(index)
         assert recall(index, queries, effort=100) > 0.9
 
