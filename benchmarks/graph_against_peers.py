@@ -284,7 +284,7 @@ def measure(peers: dict[str, Peer], data: Dataset, turns: int, forced: list[str]
                 def ask_all(peer: Peer = peer, effort: int = effort) -> None:
                     peer.all(data.queries, effort)
 
-                times[name].append((under(kernels, lambda: cpu_time(ask)), under(kernels, lambda: cpu_time(ask_all))))  # noqa: B023
+                times[name].append((under(kernels, lambda: cpu_time(ask)), under(kernels, lambda: cpu_time(ask_all))))
         for name in open_still:
             single, batch = ([len(data.queries) / each[i] for each in times[name]] for i in (0, 1))
             points[name].append(
