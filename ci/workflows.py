@@ -24,11 +24,12 @@ from ci.progress import say, step
 
 _ROOT = Path(__file__).resolve().parent.parent
 FOLDER = _ROOT / ".github" / "workflows"
-# Lines that start containers of their own, which a clean container cannot; and what runs them instead.
+# Lines that start containers of their own, or take an hour on a fresh machine; and what runs them instead.
 ELSEWHERE = {
     "./ci/test": "whoever lands a change runs it",
     "./ci/gate": "it is what runs this",
     "./ci/run cibuildwheel": "a row of the gate, with --local",
+    "./ci/run reproduce": "a stage of the gate, where compiled libraries are kept",
 }
 _PACKAGES = ("python3-dev", "binutils", "g++", "git")
 _SECONDS = 3600.0

@@ -16,15 +16,8 @@ from ci.workflows import Line
 
 ROOT = WORKFLOWS.parents[1]
 PATHS = sorted(WORKFLOWS.glob("*.yml"))
-# Commands that are written at the same time as the workflows: each goes from here as soon as there is one.
-COMING = {"cibuildwheel"}
 PINNED = re.compile(r"^[\w.-]+/[\w./-]+@[0-9a-f]{40}$|^docker://[\w./-]+:[\w.]+@sha256:[0-9a-f]{64}$|^\./\.github/")
 OUR_SCRIPTS = ("./ci/test", "./ci/gate", "./ci/run")
-
-
-def commands() -> set[str]:
-    (action,) = (each for each in _parser()._actions if hasattr(each, "choices") and each.choices)
-    return set(action.choices or ())
 
 
 def problems_of(line: Line) -> list[str]:
@@ -34,7 +27,7 @@ def problems_of(line: Line) -> list[str]:
     program, *words = shlex.split(line.command)
     if program not in OUR_SCRIPTS or not (ROOT / program).is_file():
         return [f"{line.where}: {program} is none of the project's commands"]
-    if program == "./ci/test" or (words and words[0] in COMING):
+    if program == "./ci/test":
         return []
     try:
         _parser().parse_args((["gate"] if program == "./ci/gate" else []) + words)
@@ -90,10 +83,6 @@ def test_every_line_for_linux_runs_in_a_clean_container_or_says_where_else() -> 
     assert {"./ci/run index dist", "./ci/run audit dist/*.whl", "./ci/run upstream"} <= clean
     assert all(any(command.startswith(start) for command in linux) for start in workflows.ELSEWHERE)
     assert workflows.runs_elsewhere("./ci/testing") is None
-
-
-def test_what_was_coming_is_taken_from_the_list_once_it_is_there() -> None:
-    assert commands() & COMING == set(), "these commands exist now: take them out of COMING"
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
