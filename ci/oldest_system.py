@@ -20,7 +20,7 @@ _SECONDS = 600.0
 _OLD = "/tmp/old"
 _INSTALLED = "/tmp/installed"
 
-_MANYLINUX = """
+MANYLINUX = """
 def manylinux_compatible(major, minor, architecture):
     return (major, minor) <= {glibc}
 """
@@ -76,7 +76,7 @@ def find_problems(
                 step(f"{platform.name}: installing as on glibc 2.17, Python {python}"),
                 _system(engine, platform, python, prepared[platform.name, python]) as system,
             ):
-                found = _install(system, wheel, facts.oldest_system_numpy)
+                found = check_install(system, wheel, facts.oldest_system_numpy)
                 problems += [f"{platform.name}, Python {python}: {problem}" for problem in found]
     native = next((each for each in platforms if each.architecture == engine.architecture), None)
     if native is not None:
@@ -96,13 +96,14 @@ def _system(engine: Engine, platform: Platform, python: str, image: str) -> Iter
     emulator = images.EMULATOR if foreign else None
     with images.online(engine, image, platform, emulator) as (made, environment):
         system = _System(engine, made, [emulator, program] if emulator else [program], environment)
-        text = _MANYLINUX.format(glibc=glibc_of_tag(platform.wheel.tag))
+        text = MANYLINUX.format(glibc=glibc_of_tag(platform.wheel.tag))
         code = f"import os; os.mkdir({_OLD!r}); open({_OLD + '/_manylinux.py'!r}, 'w').write({text!r})"
         system.run("-c", code)
         yield system
 
 
-def _install(system: _System, wheel: Path, numpy: str) -> Iterator[str]:
+def check_install(system: _System, wheel: Path, numpy: str) -> Iterator[str]:
+    """Install one wheel and use it; give what went otherwise than promised."""
     compilers = system.run("-c", "import shutil; print(*filter(shutil.which, ('cc', 'gcc', 'g++', 'c++', 'clang')))")
     if compilers.output.strip():
         yield f"the image has a compiler ({compilers.output.strip()}), so nothing shows that none was used"
