@@ -2,12 +2,13 @@
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ci import oldest_system
+from ci import oldest_system, platforms
 from ci.containers import Done
 
 WHEEL = Path("constann-0.1.0-cp311-cp311-manylinux_2_17_x86_64.whl")
@@ -41,14 +42,23 @@ class Old:
         return Done(0, f"{self.answers['used']}\n", "", 1.0)
 
 
-def problems(system: Any) -> list[str]:
-    return list(oldest_system.check_install(system, WHEEL, "2.2.6"))
+def problems(system: Any, foreign: platforms.Platform | None = None) -> list[str]:
+    return list(oldest_system.check_install(system, WHEEL, "2.2.6", foreign))
 
 
 def test_an_install_from_wheels_alone_passes() -> None:
     system = Old()
     assert problems(system) == []
     assert system.options == ("--prefer-binary",)
+
+
+def test_for_another_architecture_pip_is_told_the_old_tags_alone() -> None:
+    system = Old()
+    system.python = "3.13"  # type: ignore[attr-defined]
+    assert problems(system, platforms.load()["linux-aarch64"]) == []
+    given = [tag for option, tag in pairwise(system.options) if option == "--platform"]
+    assert given == ["manylinux_2_17_aarch64", "manylinux2014_aarch64"]
+    assert system.options[:2] == ("--only-binary", ":all:")
 
 
 @pytest.mark.parametrize(
