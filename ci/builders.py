@@ -1,14 +1,19 @@
 """Makes the images that cibuildwheel builds in where no image registry answers: Debian's compiler and Python.
 
-They stand where the official images have what cibuildwheel looks for. Wheels built in them need Debian's C library,
-which their tags say: they show that the release way works and that another compiler gives the same bits.
+They stand where the official images have what cibuildwheel looks for, and hold every package that a build and its
+test install: builds in them need no network, which is slow and unsteady under emulation. Wheels built in them need
+Debian's C library, which their tags say: they show that the release way works and that another compiler gives the same
+bits.
 """
 
 import hashlib
 import tomllib
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from ci import containers, images, rootfs
 from ci.engine import Engine
@@ -20,6 +25,8 @@ _PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 _RECIPE = 1
 
 _TOOLS = "/opt/constann"  # where ci/in_container.sh looks for what finishes wheels
+WHEELHOUSE = "/opt/wheelhouse"
+_CONSTRAINTS = "/tmp/constraints.txt"
 
 _PIP = """#!/bin/sh
 exec {python} -m pip "$@"
@@ -52,19 +59,41 @@ def _tag(platform: Platform, facts: Images, python: str) -> str:
         platform.debian_architecture,
         python,
         [*facts.packages, *facts.builder_packages],
-        _requirements(facts, "x86_64"),
+        finishing(platform.architecture),
+        installed_by_builds(),
+        _constraints(python).read_text(),
         hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     ]
     return f"{images.REPOSITORY}/cibuildwheel-{platform.name}:py{python}-{images.digest_of(made_from)}"
 
 
-def _requirements(facts: Images, architecture: str) -> list[str]:
-    """Return what finishes a wheel, as pyproject.toml pins it, for a machine that need not be this one."""
-    group = tomllib.loads(_PROJECT.read_text())["dependency-groups"]["finish"]
-    wanted = [
-        each for each in group if f"platform_machine == '{architecture}'" in each or "platform_machine" not in each
-    ]
-    return [f"pip=={facts.pip}", *(each.partition(";")[0].strip() for each in wanted)]
+def _groups() -> dict[str, list[str]]:
+    """Return pyproject.toml's requirements: those of the build, and those of the dependency groups."""
+    project = tomllib.loads(_PROJECT.read_text())
+    groups = {
+        name: [each for each in group if isinstance(each, str)] for name, group in project["dependency-groups"].items()
+    }
+    return {**groups, "build-system": project["build-system"]["requires"]}
+
+
+def finishing(architecture: str) -> list[str]:
+    """Return what finishes a wheel, for a Linux machine that need not be this one."""
+    wanted = map(Requirement, _groups()["finish"])
+    there = {"platform_machine": architecture, "sys_platform": "linux"}
+    return [f"{each.name}{each.specifier}" for each in wanted if each.marker is None or each.marker.evaluate({**there})]
+
+
+def installed_by_builds() -> list[str]:
+    """Return what builds and their tests install: the build's requirements, numpy, and cibuildwheel's own."""
+    groups = _groups()
+    (numpy,) = [each for each in groups["harness"] if each.startswith("numpy==")]
+    return [*groups["build-system"], *groups["cross"], numpy, "virtualenv"]
+
+
+def _constraints(python: str) -> Path:
+    """Return the file in which cibuildwheel pins what it installs itself."""
+    found = files("cibuildwheel") / "resources" / f"constraints-python{python.replace('.', '')}.txt"
+    return Path(str(found))
 
 
 def _add_tools(workshop: images.Workshop, platform: Platform, base: str, name: str) -> None:
@@ -72,11 +101,10 @@ def _add_tools(workshop: images.Workshop, platform: Platform, base: str, name: s
     abi = f"cp{workshop.python.replace('.', '')}"
     place = f"/opt/python/{abi}-{abi}"
     with containers.container(engine, base, platform.container.platform, start=False) as made:
-        images.add_environment(
-            workshop, platform, target, place, [f"pip=={workshop.images.pip}", "build==1.6.1", "virtualenv"]
-        )
-        requirements = _requirements(workshop.images, platform.architecture)
-        images.add_environment(workshop, platform, target, _TOOLS, requirements)
+        images.add_environment(workshop, platform, target, place, [f"pip=={workshop.images.pip}", _build_frontend()])
+        pip = f"pip=={workshop.images.pip}"
+        images.add_environment(workshop, platform, target, _TOOLS, [pip, *finishing(platform.architecture)])
+        _download(workshop, platform, f"{target}{WHEELHOUSE}")
         # cibuildwheel starts its own questions with the oldest Python of the official images.
         workshop.do(platform.name, ["ln", "-s", f"{abi}-{abi}", f"{target}/opt/python/cp39-cp39"])
         # The package's own script would have made the link, and scripts are not run.
@@ -86,6 +114,19 @@ def _add_tools(workshop: images.Workshop, platform: Platform, base: str, name: s
         containers.copy_between(workshop.made, f"{target}/opt", made, "/")
         repository, _, version = name.rpartition(":")
         made.commit(repository, version, changes=['CMD ["/bin/bash"]'])
+
+
+def _build_frontend() -> str:
+    (found,) = [each for each in _groups()["harness"] if each.startswith("build==")]
+    return found
+
+
+def _download(workshop: images.Workshop, platform: Platform, folder: str) -> None:
+    containers.copy_in(workshop.made, _constraints(workshop.python), "/tmp", Path(_CONSTRAINTS).name)
+    options = ["--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check", "--dest", folder]
+    foreign = images.foreign_options(platform, workshop.python, workshop.images.glibc)
+    pip = [f"{images.TOOL}/bin/python", "-m", "pip", "download", *options, *foreign, "--constraint", _CONSTRAINTS]
+    workshop.do(platform.name, [*pip, *installed_by_builds()], workshop.pip_environment)
 
 
 def _write(workshop: images.Workshop, path: str, text: str) -> None:

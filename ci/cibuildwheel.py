@@ -10,11 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ci import builders, containers, engine, host, network
+from ci import builders, containers, engine, host
 from ci import platforms as facts_of
 from ci.audit.wheel import audit_wheel
 from ci.backend import date_of
@@ -27,15 +28,13 @@ from ci.wheels import print_table, row_of
 _ROOT = Path(__file__).resolve().parent.parent
 
 # What is built from, tested with and finished by; the rest of a checkout may be large and is nobody's business.
-_NEEDED = (
+NEEDED = (
     *("CMakeLists.txt", "LICENSE", "README.md", "THIRD-PARTY-LICENSES", "pyproject.toml"),
     *("ci", "cpp", "platforms", "python"),
 )
 
 # By cibuildwheel's names for them.
 _SYSTEMS = {"Linux": "linux", "Darwin": "macos"}
-
-_CERTIFICATES = "/constann-certificates.pem"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         for target in wanted:
             with _project() as project:
-                variables = {"CIBW_BUILD": _selected(target, arguments.pythons)} | _compiler(compiler)
+                variables = {"CIBW_BUILD": selected(target, arguments.pythons)} | compiler_settings(compiler)
                 paths = _cibuildwheel(project, target, variables, arguments.output)
             wheels |= dict.fromkeys(paths, target)
     print_table(row_of(target, read_wheel(path), target.proof) for path, target in wheels.items())
@@ -131,10 +130,9 @@ def build_locally(
     WheelError
         When cibuildwheel fails; the text has the end of what it said.
     """
-    if not found.local:
-        raise WheelError("the Docker engine is on another computer: it cannot see the certificates of this one")
     for each in wanted:
-        host.run_foreign_programs(each)
+        if found.local:  # elsewhere (Docker Desktop), the engine's own kernel has its table
+            host.run_foreign_programs(each)
     containers.remove_leftovers(found)
     prepared = builders.prepare(found, wanted, facts_of.load_images(), python)
     wheels = {}
@@ -144,8 +142,8 @@ def build_locally(
                 **found.program_environment,
                 "CIBW_BUILD": f"cp{abi_of(python)}-manylinux_{platform.architecture}",
                 f"CIBW_MANYLINUX_{platform.architecture.upper()}_IMAGE": prepared[platform.name],
-                "CIBW_CONTAINER_ENGINE": f"docker; create_args: {_container_options()}; disable_host_mount: true",
-                **_compiler(compiler),
+                "CIBW_CONTAINER_ENGINE": f"docker; create_args: {container_options()}; disable_host_mount: true",
+                **compiler_settings(compiler),
             }
             (wheels[platform.name],) = _cibuildwheel(project, platform, variables, output)
     return wheels
@@ -160,13 +158,17 @@ def _local(wanted: Iterable[Target]) -> list[Platform]:
     return platforms
 
 
-def _selected(target: Target, pythons: Sequence[str] | None) -> str:
+def selected(target: Target, pythons: Sequence[str] | None) -> str:
+    """Return the builds for a platform, as cibuildwheel names them: all that pyproject.toml names, or some Pythons."""
     kind = target.wheel.tag.partition("_")[0]
-    versions = [f"cp{abi_of(python)}" for python in pythons] if pythons else ["cp3*"]
+    if not pythons:
+        every = tomllib.loads((_ROOT / "pyproject.toml").read_text())["tool"]["cibuildwheel"]["build"]
+        return " ".join(f"{pattern.removesuffix('*')}{kind}_{target.architecture}" for pattern in every.split())
+    versions = [f"cp{abi_of(python)}" for python in pythons]
     return " ".join(f"{version}-{kind}_{target.architecture}" for version in versions)
 
 
-def _compiler(compiler: str) -> dict[str, str]:
+def compiler_settings(compiler: str) -> dict[str, str]:
     """Return the settings for one of the two compilers."""
     if compiler == "release":
         return {}
@@ -177,15 +179,10 @@ def _compiler(compiler: str) -> dict[str, str]:
     }
 
 
-def _container_options() -> str:
-    """Return the arguments for Docker by which pip in the container reaches the indexes that it reaches here."""
-    settings = network.pip_settings()
-    variables = network.pip_environment(os.environ, settings)
-    options = ["--network=host", *(f"--label={name}={value}" for name, value in containers.own_label().items())]
-    if bundle := network.certificates(os.environ, settings):
-        variables |= dict.fromkeys(network.BUNDLE_VARIABLES, _CERTIFICATES)
-        options.append(f"--volume={bundle.resolve()}:{_CERTIFICATES}:ro")
-    options += [f"--env={name}={value}" for name, value in variables.items()]
+def container_options() -> str:
+    """Return the arguments for Docker: our images hold all that a build installs, so it gets no network."""
+    label = (f"--label={name}={value}" for name, value in containers.own_label().items())
+    options = ["--network=none", *label, "--env=PIP_NO_INDEX=1", f"--env=PIP_FIND_LINKS={builders.WHEELHOUSE}"]
     return " ".join(f"'{option}'" for option in options)
 
 
@@ -195,7 +192,7 @@ def _project() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="constann-cibuildwheel-") as work:
         project = Path(work, "project")
         project.mkdir()
-        for name in _NEEDED:
+        for name in NEEDED:
             source = _ROOT / name
             if source.is_dir():
                 shutil.copytree(source, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))

@@ -148,7 +148,7 @@ def run_matrix(work: Work) -> list[str]:
     """Build and load every index on every machine; where there are more rows than the slice, native ones take all."""
     with machines.Machines(work.running_engine, work.platforms, work.prepared, work.wheels) as ready:
         work.expected = ready.expected()
-        chosen = _chosen(work)
+        chosen = rows_to_run(work)
         rows = [(machine, machine.model is not None) for machine in chosen]
         sliced = matrix.Data(work.data.vectors, work.data.queries, matrix.SLICE_ROWS)
         work.rows["slice"] = matrix.run_matrix(ready, rows, sliced, work.folder / "slice")
@@ -358,7 +358,6 @@ def _conclude(work: Work, checks: Sequence[Check]) -> Report:
     else:
         report = Report(work.data.description(), {}, rows_wanted=False)
     report.checks = list(checks)
-    report.problems += [f"{check.name}: {problem}" for check in checks for problem in check.problems]
     rows = [row for rows in work.rows.values() for row in rows]
     report.wheels = verdict.describe_wheels(work.wheels, list(work.targets.values()), wheels.released_pythons(), rows)
     report.remarks += verdict.not_proven(report.wheels)
@@ -372,7 +371,7 @@ def _is_possible(machine: Machine, work: Work) -> bool:
     return "cibuildwheel" in work.stages or not machine.built_by
 
 
-def _chosen(work: Work) -> Sequence[Machine]:
+def rows_to_run(work: Work) -> Sequence[Machine]:
     """Return the rows to run, each once; "native" stands for all rows of the engine's own CPU."""
     possible = [machine for machine in work.expected if _is_possible(machine, work)]
     if not work.machine_names:

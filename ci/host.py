@@ -115,21 +115,8 @@ def prepare(platforms: Sequence[Platform]) -> None:
         install(["docker-cli"])  # newer releases have the client in a package of its own
 
 
-@dataclass(frozen=True)
-class _Foreign:
-    """How the kernel knows a program of another architecture: by the start of an ELF file."""
-
-    machine: int
-
-    def entry(self, name: str, emulator: str) -> str:
-        """Return the line for the kernel; with F it opens the emulator now, so that containers need not have it."""
-        start = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + self.machine.to_bytes(2, "little")
-        mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
-        spelled = ("".join(f"\\x{byte:02x}" for byte in part) for part in (start, mask))
-        return f":{name}:M::{':'.join(spelled)}:{emulator}:F"
-
-
-_FOREIGN = {"x86_64": _Foreign(62), "aarch64": _Foreign(183)}
+# How ELF files number the processors.
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 _BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
 
@@ -138,7 +125,7 @@ def runs_foreign_programs(platform: Platform) -> bool:
     if platform.architecture == computer.machine():
         return True
     entries = [path.read_text() for path in _BINFMT.glob("*") if path.name not in ("register", "status")]
-    wanted = f"interpreter .*/qemu-{platform.architecture}"
+    wanted = rf"interpreter .*/(qemu-)?{platform.architecture}[\-\n]"
     return any(
         entry.startswith("enabled") and re.search(wanted, entry) and re.search(r"^flags:.*F", entry, re.MULTILINE)
         for entry in entries
@@ -171,7 +158,18 @@ def run_foreign_programs(platform: Platform) -> None:
     changes.emulators = sorted({*changes.emulators, name})
     changes.save()
     say(f"programs of {platform.name} now run through {emulator} (binfmt_misc entry {name}; `undo` removes it)")
-    (_BINFMT / "register").write_text(_FOREIGN[platform.architecture].entry(name, emulator))
+    (_BINFMT / "register").write_text(foreign_entry(platform.architecture, name, emulator))
+
+
+def foreign_entry(architecture: str, name: str, emulator: str) -> str:
+    """Return the line by which the kernel knows another architecture's programs: the start of their ELF files.
+
+    With F it opens the emulator at once, so that containers need not have it.
+    """
+    start = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + _ELF_MACHINES[architecture].to_bytes(2, "little")
+    mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
+    spelled = ("".join(f"\\x{byte:02x}" for byte in part) for part in (start, mask))
+    return f":{name}:M::{':'.join(spelled)}:{emulator}:F"
 
 
 def _again() -> str:

@@ -260,15 +260,12 @@ class Workshop:
 
 
 @contextmanager
-def online(
-    engine: Engine, image: str, platform: Platform, emulator: str | None = None
-) -> Iterator[tuple[Any, dict[str, str]]]:
+def online(engine: Engine, image: str, platform: Platform) -> Iterator[tuple[Any, dict[str, str]]]:
     """Give a container with this computer's network, and the variables by which pip there reaches the same indexes."""
     settings = network.pip_settings()
     environment = network.pip_environment(os.environ, settings)
     bundle = network.certificates(os.environ, settings)
-    name = platform.container.platform
-    with containers.container(engine, image, name, emulator=emulator, network_mode="host") as made:
+    with containers.container(engine, image, platform.container.platform, network_mode="host") as made:
         if bundle:
             containers.copy_in(made, bundle, "/tmp", "certificates.pem")
             environment |= dict.fromkeys(network.BUNDLE_VARIABLES, "/tmp/certificates.pem")

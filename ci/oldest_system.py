@@ -20,7 +20,7 @@ _SECONDS = 600.0
 _OLD = "/tmp/old"
 _INSTALLED = "/tmp/installed"
 
-_MANYLINUX = """
+MANYLINUX = """
 def manylinux_compatible(major, minor, architecture):
     return (major, minor) <= {glibc}
 """
@@ -33,6 +33,12 @@ assert ids[:, 0].tolist() == list(range(16)), ids
 print(numpy.__version__)
 """
 
+_FOUND = f"""
+import importlib.metadata
+(found,) = importlib.metadata.distributions(name="numpy", path=[{_INSTALLED!r}])
+print(found.version)
+"""
+
 
 @dataclass(frozen=True)
 class _System:
@@ -40,13 +46,14 @@ class _System:
 
     engine: Engine
     made: Any
-    python: list[str]
+    program: str
+    python: str
     environment: Mapping[str, str]
 
     def run(self, *arguments: str, **variables: str) -> containers.Done:
         """Run Python there."""
         environment = {**self.environment, "HOME": "/tmp", "PIP_ROOT_USER_ACTION": "ignore", **variables}
-        command = [*self.python, *arguments]
+        command = [self.program, *arguments]
         return containers.execute(self.engine, self.made, command, timeout=_SECONDS, environment=environment)
 
     def install(self, wheel: Path, *options: str) -> containers.Done:
@@ -68,53 +75,60 @@ def find_problems(
     As a control, the same without that option must fail: pip then takes numpy's newest sources, and nothing there can
     compile them.
     """
+    own = images.own_platform(engine)
     problems = []
     for platform in platforms:
-        for python in (each for each in platform.pythons if (platform.name, each) in prepared):
+        for python in (each for each in platform.pythons if (own.name, each) in prepared):
             wheel = wheels[WheelKey(platform.name, python)]
             with (
                 step(f"{platform.name}: installing as on glibc 2.17, Python {python}"),
-                _system(engine, platform, python, prepared[platform.name, python]) as system,
+                _system(engine, own, python, prepared[own.name, python]) as system,
             ):
-                found = _install(system, wheel, facts.oldest_system_numpy)
+                foreign = platform if platform.name != own.name else None
+                found = check_install(system, wheel, facts.oldest_system_numpy, foreign)
                 problems += [f"{platform.name}, Python {python}: {problem}" for problem in found]
-    native = next((each for each in platforms if each.architecture == engine.architecture), None)
-    if native is not None:
-        python = native.pythons[0]
-        with _system(engine, native, python, prepared[native.name, python]) as system:
-            if system.install(wheels[WheelKey(native.name, python)]).exit_status == 0:
-                problems.append("the control, an install without --prefer-binary, compiled or found nothing to compile")
-            else:
-                say("control, an install without --prefer-binary: fails, as it must where nothing can be compiled")
+    python = own.pythons[0]
+    with _system(engine, own, python, prepared[own.name, python]) as system:
+        if system.install(wheels[WheelKey(own.name, python)]).exit_status == 0:
+            problems.append("the control, an install without --prefer-binary, compiled or found nothing to compile")
+        else:
+            say("control, an install without --prefer-binary: fails, as it must where nothing can be compiled")
     return problems
 
 
 @contextmanager
 def _system(engine: Engine, platform: Platform, python: str, image: str) -> Iterator[_System]:
-    foreign = platform.architecture != engine.architecture
     program = images.venv_python(platform.numpy_versions(python)[-1])
-    emulator = images.EMULATOR if foreign else None
-    with images.online(engine, image, platform, emulator) as (made, environment):
-        system = _System(engine, made, [emulator, program] if emulator else [program], environment)
-        text = _MANYLINUX.format(glibc=glibc_of_tag(platform.wheel.tag))
+    with images.online(engine, image, platform) as (made, environment):
+        system = _System(engine, made, program, python, environment)
+        text = MANYLINUX.format(glibc=glibc_of_tag(platform.wheel.tag))
         code = f"import os; os.mkdir({_OLD!r}); open({_OLD + '/_manylinux.py'!r}, 'w').write({text!r})"
         system.run("-c", code)
         yield system
 
 
-def _install(system: _System, wheel: Path, numpy: str) -> Iterator[str]:
+def check_install(system: _System, wheel: Path, numpy: str, foreign: Platform | None) -> Iterator[str]:
+    """Install one wheel and use it; give what went otherwise than promised.
+
+    pip takes wheels for a foreign platform only if told to take nothing else, which comes to the same version; the
+    rows of the matrix run it there.
+    """
     compilers = system.run("-c", "import shutil; print(*filter(shutil.which, ('cc', 'gcc', 'g++', 'c++', 'clang')))")
     if compilers.output.strip():
         yield f"the image has a compiler ({compilers.output.strip()}), so nothing shows that none was used"
-    done = system.install(wheel, "--prefer-binary")
+    options = ["--prefer-binary"]
+    if foreign:
+        glibc = ".".join(map(str, glibc_of_tag(foreign.wheel.tag)))
+        options = ["--only-binary", ":all:", *images.foreign_options(foreign, system.python, glibc)]
+    done = system.install(wheel, *options)
     if done.exit_status != 0:
-        yield f"pip could not install {wheel.name} with --prefer-binary:\n{done.errors.strip()}"
+        yield f"pip could not install {wheel.name} with {options[0]}:\n{done.errors.strip()}"
         return
     report = json.loads(system.run("-c", "print(open('/tmp/report.json').read())").output)
     for each in report["install"]:
         if not each["download_info"]["url"].endswith(".whl"):
             yield f"pip took sources: {each['download_info']['url']}"
-    used = system.run("-c", _USE, PYTHONPATH=_INSTALLED)
+    used = system.run("-c", _FOUND) if foreign else system.run("-c", _USE, PYTHONPATH=_INSTALLED)
     if used.exit_status != 0:
         yield f"what was installed does not work: {used.errors.strip()}"
     elif used.output.strip() != numpy:

@@ -87,12 +87,13 @@ class Report:
         )
 
     def failures(self) -> list[str]:
-        """Every failure in one line, rows first."""
+        """Every failure in one line, rows first, then stages."""
         lines = []
         for name, rows in self.stages.items():
             for row in rows:
                 found = [row.failure] if row.failure else row.differences
                 lines += [f"{row.machine.full_name} ({name}): {text}" for text in found]
+        lines += [f"{check.name}: {problem}" for check in self.checks for problem in check.problems]
         return lines + self.problems
 
     def show(self, folder: Path) -> None:

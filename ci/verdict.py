@@ -60,7 +60,7 @@ def conclude(
         report.remarks.append("NOT PROVEN known answers: they are of the carried slice; run the gate without --data")
     if not outcomes and not partial and "controls" not in without:
         report.problems.append("no negative control ran: they need two rows that agree")
-    report.remarks += _summary(rows)
+    report.remarks += summarise(rows)
     if "controls" not in without:
         report.remarks.append(_control_summary(outcomes))
     if partial:
@@ -87,7 +87,8 @@ def _missing_native_rows(rows: Sequence[matrix.Row], expected: Sequence[Machine]
     return problems
 
 
-def _summary(rows: Sequence[matrix.Row]) -> list[str]:
+def summarise(rows: Sequence[matrix.Row]) -> list[str]:
+    """Count the rows that agree, and name what no row has proven."""
     agreeing = [row for row in rows if row.bits]
     combinations = {
         (row.answers["facts"]["kernels"], row.answers["facts"]["compiler"], row.emulated)

