@@ -67,7 +67,7 @@ def test_what_runs_beside_an_error_is_ended(stop: type[BaseException]) -> None:
 
 
 def test_pip_is_told_each_tag_of_the_other_platform() -> None:
-    options = images._foreign_options(platforms.load()["linux-aarch64"], "3.11", "2.36")
+    options = images.foreign_options(platforms.load()["linux-aarch64"], "3.11", "2.36")
     assert {"manylinux_2_17_aarch64", "manylinux_2_28_aarch64", "manylinux_2_36_aarch64"} < set(options)
     assert "manylinux_2_37_aarch64" not in options
 
