@@ -143,16 +143,16 @@ def _of_file(path: Path, tag: str | None) -> _Found:
 def _scan_all(files: Iterable[tuple[str, bytes]]) -> tuple[Scanned, tuple[str, ...]]:
     """Disassemble what can be, and say of the rest why it cannot."""
     scanned: dict[Binary, Sequence[Use]] = {}
-    unread = []
+    unread, empty = [], []
     for name, content in files:
         try:
             scanned |= {binary: scan(binary) for binary in read_slices(name, content)}
-        except NoCodeError:
-            continue
+        except NoCodeError as error:
+            empty.append(str(error))
         except WheelError as error:
             unread.append(str(error))
     if not scanned:
-        raise WheelError(unread[0] if unread else "holds no machine code")
+        raise WheelError((unread + empty)[0])
     return scanned, tuple(unread)
 
 
