@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "core/random.hpp"
+#include "kernels/floating_point.hpp"
 
 namespace constann {
 namespace {
@@ -28,10 +29,10 @@ void transform(std::span<float> values) {
 }  // namespace
 
 Rotation::Rotation(std::uint32_t dim, std::uint64_t seed)
-    : dim_(dim),
-      block_(std::bit_floor(dim)),
-      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_)))),
-      signs_(2 * std::size_t{block_}) {
+    : dim_(dim), block_(std::bit_floor(dim)), signs_(2 * std::size_t{block_}) {
+    // Opening a file comes here too, in whatever mode the caller's thread is.
+    kernels::with_canonical_floating_point(
+        [&] { scale_ = static_cast<float>(1.0 / std::sqrt(static_cast<double>(block_))); });
     Random random(seed, kStream);
     for (float& sign : signs_) sign = random.below(2) != 0 ? 1.0f : -1.0f;
 }

@@ -20,7 +20,7 @@ class Rotation {
   private:
     std::uint32_t dim_;
     std::uint32_t block_;  // the largest power of two not above dim
-    float scale_;
+    float scale_ = 1.0f;
     std::vector<float> signs_;  // one for each element of the first block, then of the last
 };
 

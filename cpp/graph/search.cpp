@@ -7,6 +7,7 @@
 #include "core/scan.hpp"
 #include "graph/graph.hpp"
 #include "kernels/dispatch.hpp"
+#include "kernels/floating_point.hpp"
 
 namespace constann {
 namespace {
@@ -221,7 +222,10 @@ std::uint64_t Graph::tune(const Matrix& queries, std::size_t k, double recall, u
             ++sought;
             hits += ordered_bits(found[i]) <= ordered_bits(exact[last]);
         }
-        return static_cast<double>(hits) >= recall * static_cast<double>(sought);
+        bool enough = false;
+        kernels::with_canonical_floating_point(
+            [&] { enough = static_cast<double>(hits) >= recall * static_cast<double>(sought); });
+        return enough;
     };
     std::uint64_t enough = 1, too_little = 0;
     while (!serves(enough)) {
