@@ -350,7 +350,9 @@ def plot(answers: list[dict[str, Any]], path: Path) -> None:
     for axis, answer in zip(axes[0], answers, strict=True):
         for name, rows in answer["points"].items():
             axis.plot([row["recall"] for row in rows], [row["single"] for row in rows], marker=".", label=name)
-        axis.set(title=answer["set"], xlabel=f"recall@{NEIGHBOURS}", ylabel="queries a second", yscale="log", xlim=(0.85, 1))
+        axis.set(
+            title=answer["set"], xlabel=f"recall@{NEIGHBOURS}", ylabel="queries a second", yscale="log", xlim=(0.85, 1)
+        )
         axis.grid(True, which="both", alpha=0.3)
     axes[0][0].legend()
     figure.tight_layout()

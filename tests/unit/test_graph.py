@@ -24,8 +24,9 @@ def recall(index: constann.Index, queries: np.ndarray, k: int = 10, **options: o
 
 
 def clusters(count: int, of: int, dim: int = 32, spread: float = 0.3, seed: int = 1) -> np.ndarray:
+    """Rows around the same centres, whatever the seed."""
+    centres = np.random.default_rng(0).standard_normal((of, dim))
     generator = np.random.default_rng(seed)
-    centres = generator.standard_normal((of, dim))
     return (centres[np.arange(count) % of] + spread * generator.standard_normal((count, dim))).astype(np.float32)
 
 
@@ -131,7 +132,7 @@ def test_all_rows_equal_and_zero_rows() -> None:
         ids, distances = index.search(np.ones(7), 5)
         assert list(ids[0]) == [0, 1, 2, 3, 4] and len(set(distances[0])) == 1
     rows = clusters(5000, 100)
-    rows[::2] = 0
+    rows[::3] = 0
     for metric in METRICS:
         assert recall(graph(rows, metric), clusters(50, 100, seed=3)) > 0.95
     assert (constann.build(np.zeros((50, 3)), "cosine").search(np.ones(3), 5)[1] == 1).all()
