@@ -20,6 +20,7 @@ namespace constann {
 namespace {
 
 constexpr std::uint64_t kOrderStream = 0x6f72646572;  // of random choices: the order of the nodes
+constexpr std::uint64_t kTrialStream = 0x747269616c;
 constexpr std::uint64_t kRowsPerTask = 4096;
 constexpr std::uint64_t kTrialQueries = 128;
 constexpr std::uint64_t kQueriesPerTask = 8;
@@ -99,12 +100,27 @@ void Graph::build_structure(unsigned threads, const Watch& watch) {
     if (effort_ == 0) effort_ = settled_effort(truth, threads);
 }
 
+// Rows to try as queries, no two of them equal: many zero rows must not stand for all.
+std::vector<std::uint32_t> Graph::trial_rows() const {
+    std::vector<std::uint32_t> chosen;
+    Random random(seed(), kTrialStream);
+    for (std::uint64_t draw = 0; draw < 4 * kTrialQueries && chosen.size() < kTrialQueries; ++draw) {
+        const std::uint32_t row = random.below(size());
+        const bool known = std::any_of(chosen.begin(), chosen.end(), [&](std::uint32_t other) {
+            return std::memcmp(rows()[other], rows()[row], rows().stride()) == 0;
+        });
+        if (!known) chosen.push_back(row);
+    }
+    return chosen;
+}
+
 Graph::Truth Graph::true_neighbours(unsigned threads, const Watch& watch) const {
     const std::size_t stride = rows().stride();
-    const std::uint64_t count = std::min(size(), kTrialQueries);
+    const std::vector<std::uint32_t> chosen = trial_rows();
+    const std::uint64_t count = chosen.size();
     Truth truth{Bytes(count * stride), std::vector<std::vector<std::uint64_t>>(count)};
     for (std::uint64_t i = 0; i < count; ++i)
-        std::memcpy(&truth.queries[i * stride], rows()[i * size() / count], stride);
+        std::memcpy(&truth.queries[i * stride], rows()[chosen[i]], stride);
     const Filter all;
     const Watch still = watch ? [&](std::uint64_t, std::uint64_t) { watch(0, size()); } : Watch{};
     run_tasks((count + kQueriesPerTask - 1) / kQueriesPerTask, threads, still,

@@ -56,6 +56,7 @@ class Graph final : public Index {
         std::vector<std::vector<std::uint64_t>> nearest;
     };
 
+    std::vector<std::uint32_t> trial_rows() const;
     Truth true_neighbours(unsigned threads, const Watch& watch) const;
     std::optional<CodeTrial> try_codes(const std::optional<Rotation>& rotation, const Truth& truth,
                                        unsigned threads) const;

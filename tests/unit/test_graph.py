@@ -132,7 +132,7 @@ def test_all_rows_equal_and_zero_rows() -> None:
         ids, distances = index.search(np.ones(7), 5)
         assert list(ids[0]) == [0, 1, 2, 3, 4] and len(set(distances[0])) == 1
     rows = clusters(5000, 100)
-    rows[::2] = 0
+    rows[::3] = 0
     for metric in METRICS:
         assert recall(graph(rows, metric), clusters(50, 100, seed=3)) > 0.95
     assert (constann.build(np.zeros((50, 3)), "cosine").search(np.ones(3), 5)[1] == 1).all()
