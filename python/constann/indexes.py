@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,13 @@ Metric = Literal["cosine", "euclidean", "manhattan", "dot", "hamming"]
 Kind = Literal["exact", "forest", "graph"]
 Ids = npt.ArrayLike | Sequence[str]
 
+
+METRICS: dict[Kind, tuple[Metric, ...]] = {
+    "exact": get_args(Metric),
+    "forest": get_args(Metric),
+    "graph": ("cosine", "euclidean", "dot"),
+}
+"""What each kind of index can compare by."""
 
 _STRINGS = 2  # the kind of ids, as in the file
 

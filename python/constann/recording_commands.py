@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from constann import comparison, kernels, recorder, vector_files, workload
+from constann import comparison, indexes, kernels, recorder, vector_files, workload
 from constann.comparison import bisection, reproduction
 
 __all__ = ["compare", "record"]
@@ -65,9 +65,9 @@ def record(
     if vectors is not None and queries is not None:
         own = workload.Set("own", vector_files.read(vectors, array), vector_files.read(queries))
         recipe = {"name": "own", "metrics": list(metrics) or ["cosine"], "k": k}
-        if unknown := {*kinds} - {*workload.available_kinds()}:
+        if unknown := {*kinds} - {*indexes.METRICS}:
             raise click.UsageError(f"there is no kind {', '.join(sorted(unknown))}")
-        recipe["kinds"] = list(kinds) or workload.available_kinds()
+        recipe["kinds"] = list(kinds) or list(indexes.METRICS)
     elif preset == "ones-then-random":
         recipe["dim"] = dim
     workload.run(recording, recipe, threads, own=own)

@@ -17,8 +17,8 @@ __all__ = [
     "METRICS",
     "PRESETS",
     "Set",
-    "available_kinds",
     "kernel_answers",
+    "kinds_for",
     "record_index",
     "record_ones_then_random",
     "record_sets",
@@ -50,16 +50,9 @@ class Set(NamedTuple):
     queries: Array
 
 
-def available_kinds() -> list[str]:
-    """Name the kinds of index that this version can build."""
-    found = []
-    for kind, make in indexes._KINDS.items():
-        try:
-            make(1, "cosine")
-        except NotImplementedError:
-            continue
-        found.append(kind)
-    return found
+def kinds_for(metric: str) -> list[str]:
+    """Name the kinds of index that can compare by a metric."""
+    return [kind for kind, metrics in indexes.METRICS.items() if metric in metrics]
 
 
 def _draws(seed: int, rows: int, columns: int) -> Draws:
@@ -184,7 +177,7 @@ def record_sets(
                 given,
                 metric=metric,
                 dim=dim,
-                kinds=kinds or available_kinds(),
+                kinds=[each for each in kinds_for(metric) if kinds is None or each in kinds],
                 k=k,
                 threads=threads,
             )
