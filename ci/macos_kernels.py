@@ -25,7 +25,8 @@ from ci.wheel_file import WheelError
 
 # The table of a kernel set (cpp/kernels/kernel_table.hpp): its name, then these functions, those of a kernel in pairs.
 KERNELS = ("inner_product", "squared_euclidean", "manhattan", "hamming")
-CODE_KERNELS = ("code_inner_product", "code_squared_euclidean", "code_manhattan")
+HALF_CODE_KERNELS = ("half_code_inner_product", "half_code_squared_euclidean")
+CODE_KERNELS = ("code_inner_product", "code_squared_euclidean", "code_manhattan", *HALF_CODE_KERNELS)
 
 _GOLDEN = Path(__file__).resolve().parent.parent / "tests" / "golden"
 _LANES, _CODE_GROUP, _WORD = 64, 32, 8  # bytes that a padded row is a multiple of
@@ -192,7 +193,7 @@ def _run_set(machine: _Machine, name: str) -> Result:
     slots = [*(f"{kernel} {how}" for kernel in KERNELS for how in ("one", "many")), *CODE_KERNELS]
     functions = {slot: machine.pointer(table + 8 * (number + 1)) for number, slot in enumerate(slots)}
     result.kernels = len(functions)
-    for call in (*_golden_calls(), *_code_calls()):
+    for call in (*_golden_calls(), *_code_calls(), *_half_code_calls()):
         for slot in (f"{call.kernel} one", f"{call.kernel} many", call.kernel):
             if slot in functions:
                 _compare(machine, functions[slot], slot, call, result)
@@ -215,10 +216,10 @@ def _compare(machine: _Machine, function: int, slot: str, call: _Call, result: R
 
 
 def _answers(machine: _Machine, function: int, call: _Call, *, one: bool) -> list[int]:
-    size, count = len(call.query), len(call.rows)
+    size, count = len(call.rows[0]), len(call.rows)
     # The last row ends where the memory does.
-    query = _DATA + _DATA_SIZE - size * (count + 1)
-    rows = [query + size * (number + 1) for number in range(count)]
+    query = _DATA + _DATA_SIZE - len(call.query) - size * count
+    rows = [query + len(call.query) + size * number for number in range(count)]
     machine.write(query, b"".join((call.query, *call.rows)))
     integers = call.kernel in CODE_KERNELS
     if one:
@@ -250,7 +251,7 @@ def _golden_calls() -> Iterator[_Call]:
 def _code_calls() -> Iterator[_Call]:
     """Give rows of small integers: Python's own arithmetic is the expectation."""
     draws = _golden_inputs().draws
-    for kernel in CODE_KERNELS:
+    for kernel in CODE_KERNELS[: -len(HALF_CODE_KERNELS)]:
         for length in _CODE_LENGTHS:
             drawn = (draws(length, (_CODE_ROWS + 1) * length) >> np.uint64(57)).astype(np.int64)
             rows = drawn.reshape(_CODE_ROWS + 1, length)
@@ -258,6 +259,27 @@ def _code_calls() -> Iterator[_Call]:
                 rows[0, ::2] *= -1
             expected = tuple(_code_answer(kernel, rows[0].tolist(), row.tolist()) for row in rows[1:])
             yield _call(kernel, f"{length} codes", rows.astype(np.int8), _CODE_GROUP, expected)
+
+
+def _half_code_calls() -> Iterator[_Call]:
+    """Give rows of two integers in a byte: the first half of a row's in the lower bits, the second in the upper."""
+    draws = _golden_inputs().draws
+    for kernel in HALF_CODE_KERNELS:
+        products = kernel == "half_code_inner_product"
+        for length in sorted({-(-each // _CODE_GROUP) * _CODE_GROUP for each in _CODE_LENGTHS}):
+            query = (draws(length, 2 * length) >> np.uint64(57)).astype(np.int64)
+            if products:
+                query[::2] *= -1
+            rows = (draws(length + 1, _CODE_ROWS * length) >> np.uint64(56)).astype(np.int64).reshape(-1, length)
+            codes = np.concatenate([rows & 15, rows >> 4], axis=1).tolist()
+            expected = tuple(
+                _code_answer("code_inner_product", query.tolist(), row)
+                if products
+                else _code_answer("code_squared_euclidean", query.tolist(), [8 * code + 4 for code in row])
+                for row in codes
+            )
+            sent = tuple(row.astype(np.uint8).tobytes() for row in rows)
+            yield _Call(kernel, f"{length} bytes of codes", query.astype(np.int8).tobytes(), sent, expected)
 
 
 def _code_answer(kernel: str, query: list[int], row: list[int]) -> int:
