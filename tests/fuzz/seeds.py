@@ -28,9 +28,9 @@ def indexes() -> dict[str, bytes]:
         made[f"coded-{metric}"] = coded.to_bytes()
     many = np.random.default_rng(2).integers(-9, 10, (2200, ANNOY_DIM)).astype(np.float32)
     for metric, bits in (("cosine", 4), ("euclidean", 4), ("euclidean", 7), ("dot", 7), ("euclidean", 0)):
-        rows = many[: 2200 if metric == "cosine" else 300]  # the first has an upper level
+        some = many[: 2200 if metric == "cosine" else 300]  # the first has an upper level
         graph = constann.Graph(ANNOY_DIM, metric, effort=12, code_bits=bits)  # type: ignore[arg-type]
-        graph.add(np.concatenate([rows, rows[:40]]))
+        graph.add(np.concatenate([some, some[:40]]))
         graph.build()
         made[f"graph-{metric}-{graph.code_bits}"] = graph.to_bytes()
     made["numbers"] = constann.build(rows, kind="forest", ids=np.arange(60)[::-1] * 7).to_bytes()

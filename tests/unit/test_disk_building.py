@@ -90,7 +90,8 @@ def test_an_index_whose_file_cannot_be_put_there_answers_right_and_can_be_saved(
     kind, metric, rows, ids = CASES[case]
     expected = constann.build(rows, metric, kind=kind, ids=ids)  # type: ignore[arg-type]
     dim = rows.shape[1] * 8 if metric == "hamming" else rows.shape[1]
-    index = (constann.Exact if kind == "exact" else constann.Forest)(dim, metric, path=tmp_path / "index")  # type: ignore[arg-type]
+    kinds = {"exact": constann.Exact, "forest": constann.Forest, "graph": constann.Graph}
+    index = kinds[kind](dim, metric, path=tmp_path / "index")  # type: ignore[arg-type]
     index.add(rows, ids)
     (tmp_path / "index").mkdir()
     with pytest.raises(IsADirectoryError, match=r"save\(\) it elsewhere"):
