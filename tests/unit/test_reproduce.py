@@ -145,7 +145,8 @@ def test_the_sdist_is_reproducible_and_a_planted_line_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_wheel_is_reproducible_and_planted_machine_code_is_found() -> None:
-    assert reproduce.problems([X86], ["3.11"]) == []
+    # Fresh caches, which take minutes more, are the gate's stage.
+    assert reproduce.problems([X86], ["3.11"], fresh_cache=False) == []
 
     def plant(source: Path) -> None:
         with (source / "cpp" / "python" / "module.cpp").open("a") as file:
