@@ -114,7 +114,7 @@ void try_index(std::span<const std::byte> bytes) {
         attempt([&] { search(*index); });
         attempt([&] {
             const auto* forest = dynamic_cast<const constann::Forest*>(index.get());
-            if (forest != nullptr && few_items(*forest)) constann::annoy::Nodes::from_forest(*forest);
+            if (forest != nullptr && few_items(*forest)) constann::annoy::Nodes::from_forest(*forest, {});
         });
         attempt([&] { reopen(*index, bytes); });
     });
@@ -143,7 +143,7 @@ void try_annoy(Metric metric, std::span<const std::byte> bytes) {
                 nodes.search(query, 10, 10'000, found, distances);
             });
             attempt([&] { measure_items(nodes); });
-            attempt([&] { search(*nodes.to_forest()); });
+            attempt([&] { search(*nodes.to_forest({})); });
         });
     });
 }
