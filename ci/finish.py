@@ -9,6 +9,7 @@ import calendar
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,7 @@ def repack(
                 macho.clean(extension)
         complete(folder, information, extensions)
         _write_tags(information / "WHEEL", tags)
+        _level_modes(folder)
         Path(work, "packed").mkdir()
         _tool(["wheel", "pack", "--dest-dir", str(Path(work, "packed")), str(folder)], date)
         (packed,) = Path(work, "packed").glob("*.whl")
@@ -113,6 +115,12 @@ def repack(
         with kept.whole(output / packed.name) as place:
             shutil.copyfile(packed, place)
     return output / packed.name
+
+
+def _level_modes(folder: Path) -> None:
+    """Give every file the mode that it has under the usual umask: the builder's own must not reach the wheel."""
+    for each in folder.rglob("*"):
+        each.chmod(0o755 if each.is_dir() or each.stat().st_mode & stat.S_IXUSR else 0o644)
 
 
 def judge(wheel: Path, tag: str) -> str:

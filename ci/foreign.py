@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from typing import Any
 from build import BuildBackendException
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import parse_wheel_filename
+from pyproject_hooks import BuildBackendWarning
 
 from ci import cache as kept
 from ci import machines, python_headers, sbom
@@ -135,7 +137,9 @@ def build(
         raise WheelError(f"wheels of other projects are built for Linux alone, not for {', '.join(other)}")
     cache = (cache or kept.folder("wheels")).absolute()
     headers = {version: python_headers.headers_of(version, cache / "headers") for version in pythons}
-    with tempfile.TemporaryDirectory(prefix="constann-foreign-") as work:
+    with tempfile.TemporaryDirectory(prefix="constann-foreign-") as work, warnings.catch_warnings():
+        # What another's setup.py is warned of is told, and is no failure of its build.
+        warnings.simplefilter("default", BuildBackendWarning)
         sources = find_sources(wanted, Path(work))
         say(f"{wanted}: {sources.origin}")
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -271,8 +275,8 @@ def _build(
     say(f"{target.name}: building for Python {version}")
     try:
         raw = Path(builder.build("wheel", own / "raw"))
-    except BuildBackendException:
-        raise log.failure(f"{sources.folder.name} does not build for {target.name}") from None
+    except BuildBackendException as error:
+        raise log.failure(f"{sources.folder.name} does not build for {target.name}") from error
     wheel = _finish(
         raw, target, version, own / "finished", date=sources.date, built_with=environment.packages_with_headers()
     )

@@ -154,7 +154,7 @@ class Builder {
                   [&](std::uint64_t task, const StopSignal& stop) {
                       stop.check();
                       const std::uint64_t first = task * kTargetsPerTask;
-                      for (std::uint64_t i = first; i < std::min(targets_.size(), first + kTargetsPerTask);
+                      for (std::uint64_t i = first; i < std::min<std::uint64_t>(targets_.size(), first + kTargetsPerTask);
                            ++i)
                           add_sources(targets_[i]);
                   });
