@@ -73,6 +73,7 @@ class Index {
     void reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory);
 
     void publish();
+    bool settling() const { return settling_.load(std::memory_order_acquire); }
 
     // Held while something is read of an index that may not be built yet.
     Reading reading() const { return Reading(access_); }

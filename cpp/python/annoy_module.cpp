@@ -11,6 +11,7 @@
 #include "kernels/floating_point.hpp"
 #include "python/arrays.hpp"
 #include "python/calls.hpp"
+#include "python/finished_instances.hpp"
 
 namespace constann::python {
 namespace {

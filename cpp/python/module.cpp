@@ -21,6 +21,7 @@
 #include "python/annoy_module.hpp"
 #include "python/arrays.hpp"
 #include "python/calls.hpp"
+#include "python/finished_instances.hpp"
 
 namespace py = pybind11;
 
@@ -376,6 +377,7 @@ void bind_indexes(py::module_& module) {
         .def("_become_file", &become_file, py::arg("buffer"), py::arg("rows_at"), py::arg("head"))
         .def("_reopen", &reopen, py::arg("buffer"))
         .def("_publish", &Index::publish)
+        .def_property_readonly("_settling", &Index::settling)
         .def_property_readonly("_stride", &Index::stride)
         .def("_rows_with", &rows_with, py::arg("ids"))
         .def("_labels", &labels_of, py::arg("rows"))

@@ -89,10 +89,19 @@ class Index(_core.Index):
         OSError
             For an index with a `path`: it is built and can be searched, but its file cannot be put there.
         """
-        self._build(threads, seed, _progress_printer() if progress is True else progress or None)
-        if self._disk is not None:
-            disk, self._disk = self._disk, None
-            disk.finish(self)
+        try:
+            self._build(threads, seed, _progress_printer() if progress is True else progress or None)
+        except KeyboardInterrupt:  # which may come when all is done but the file
+            self._finish_file()
+            raise
+        self._finish_file()
+
+    def _finish_file(self) -> None:
+        if self._disk is not None and self._settling:
+            try:
+                self._disk.finish(self)
+            finally:
+                self._disk = None
 
     def save(self, path: storage.Path | BinaryIO) -> None:
         """Write the index to a file, atomically: a crash leaves the old file whole, or none.

@@ -165,3 +165,18 @@ def test_a_call_from_the_progress_callback_is_refused_and_does_not_wait_for_itse
     index.build(progress=progress)
     assert refusals
     assert len(index) == 5
+
+
+@pytest.mark.parametrize("kind", [constann.Exact, constann.Forest, constann.Graph])
+def test_an_index_whose_init_failed_says_so_whatever_it_is_asked(kind: type[constann.Index]) -> None:
+    """A debugger shows such objects."""
+    index = kind.__new__(kind)
+    for use in (lambda: repr(index), lambda: len(index), lambda: index.search(GOOD), lambda: index.add(GOOD)):
+        with pytest.raises(TypeError, match=f"{kind.__name__} was not initialised"):
+            use()
+    with pytest.raises(ValueError, match="no metric 'angular'"):
+        index.__init__(3, "angular")  # type: ignore[misc, arg-type]
+    with pytest.raises(TypeError, match="was not initialised"):
+        repr(index)
+    index.__init__(3, "cosine")  # type: ignore[misc]
+    assert len(index) == 0

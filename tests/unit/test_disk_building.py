@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +120,21 @@ def test_nobody_sees_the_index_while_its_file_is_settled(tmp_path: Path, monkeyp
     index.build()
     assert len(refused) >= 4
     np.testing.assert_array_equal(index.search(ROWS[:20])[0], constann.build(ROWS, kind="forest").search(ROWS[:20])[0])
+
+
+def test_ctrl_c_after_the_last_step_of_building_leaves_the_whole_file(tmp_path: Path) -> None:
+    class Interrupted(constann.Forest):
+        def _build(self, *arguments: Any) -> None:
+            super()._build(*arguments)
+            raise KeyboardInterrupt
+
+    index = Interrupted(20, "cosine", path=tmp_path / "index")
+    index.add(ROWS)
+    with pytest.raises(KeyboardInterrupt):
+        index.build()
+    assert index.built and os.listdir(tmp_path) == ["index"]
+    expected = constann.build(ROWS, "cosine", kind="forest")
+    assert constann.open(tmp_path / "index", verify=True).fingerprint == expected.fingerprint
 
 
 FULL = """
