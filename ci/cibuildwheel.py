@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from ci import builders, containers, engine, host
+from ci import builders, containers, engine, foreign_programs
 from ci import platforms as facts_of
 from ci.audit.wheel import audit_wheel
 from ci.backend import date_of
@@ -130,9 +130,6 @@ def build_locally(
     WheelError
         When cibuildwheel fails; the text has the end of what it said.
     """
-    for each in wanted:
-        if found.local:  # elsewhere (Docker Desktop), the engine's own kernel has its table
-            host.run_foreign_programs(each)
     containers.remove_leftovers(found)
     prepared = builders.prepare(found, wanted, facts_of.load_images(), python)
     wheels = {}
@@ -145,7 +142,8 @@ def build_locally(
                 "CIBW_CONTAINER_ENGINE": f"docker; create_args: {container_options()}; disable_host_mount: true",
                 **compiler_settings(compiler),
             }
-            (wheels[platform.name],) = _cibuildwheel(project, platform, variables, output)
+            with foreign_programs.runnable(found, platform, prepared[platform.name]):
+                (wheels[platform.name],) = _cibuildwheel(project, platform, variables, output)
     return wheels
 
 

@@ -4,6 +4,7 @@ Its version, its sources and its switches stay its own. Nothing is published, an
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -295,16 +296,17 @@ def _cross_variables(
     site.mkdir()
     (site / "sitecustomize.py").write_text(_SITE.format(machine=target.architecture))
     (site / "exports.map").write_text(_EXPORTS)
-    cc, cxx, ar = (str(toolchain.tools / name) for name in ("cc", "c++", "ar"))
+    cc, cxx, ar = (shlex.quote(str(toolchain.tools / name)) for name in ("cc", "c++", "ar"))
     # Paths of this machine must not get into the wheel by way of __FILE__.
     names = {str(source): ".", str(kept.root()): "/cache", sys.base_prefix: "/python"}
-    maps = " ".join(f"-ffile-prefix-map={place}={name}" for place, name in names.items())
-    linking = f"-shared -Wl,-T,{toolchain.tools / 'no-debug.lds'} -Wl,--version-script={site / 'exports.map'}"
+    maps = shlex.join(f"-ffile-prefix-map={place}={name}" for place, name in names.items())
+    scripts = [f"-Wl,-T,{toolchain.tools / 'no-debug.lds'}", f"-Wl,--version-script={site / 'exports.map'}"]
+    linking = shlex.join(["-shared", *scripts])
     settings = {
         **_own_settings(),
         "CC": cc,
         "CXX": cxx,
-        "CFLAGS": f"-I{headers} -DNDEBUG -fwrapv -O3 {maps}",
+        "CFLAGS": f"{shlex.quote(f'-I{headers}')} -DNDEBUG -fwrapv -O3 {maps}",
         "OPT": "-DNDEBUG -O3",
         "BASECFLAGS": "",
         "CCSHARED": "-fPIC",

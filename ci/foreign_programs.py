@@ -15,12 +15,12 @@ from docker.errors import APIError, ContainerError
 from ci import cache, host
 from ci.engine import Engine, EngineError
 from ci.platforms import Platform
+from ci.progress import say
 
 _HANDLERS = Path("/proc/sys/fs/binfmt_misc")
-# e_machine of an ELF file, in its two bytes.
-_ELF_MACHINES = {"aarch64": r"\xb7\x00", "x86_64": r"\x3e\x00"}
-_MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00"
-_MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
+_PREFIX = "constann-"
+# How ELF files number the processors.
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def runnable(engine: Engine, platform: Platform, image: str) -> Iterator[None]:
 
 
 def _handler(platform: Platform) -> Path:
-    return _HANDLERS / f"constann-{platform.architecture}"
+    return _HANDLERS / f"{_PREFIX}{platform.architecture}"
 
 
 def _starts(engine: Engine, platform: Platform, image: str) -> bool:
@@ -77,6 +77,22 @@ def _register(engine: Engine, platform: Platform) -> None:
         )
     if not (_HANDLERS / "register").exists():
         subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_HANDLERS)], check=True)
-    # F: the kernel opens QEMU now, so that containers need not have it.
-    magic = f"{_MAGIC}{_ELF_MACHINES[platform.architecture]}"
-    (_HANDLERS / "register").write_text(f":{_handler(platform).name}:M:0:{magic}:{_MASK}:{Path(program).resolve()}:F")
+    (_HANDLERS / "register").write_text(entry(platform.architecture, _handler(platform).name, Path(program).resolve()))
+
+
+def entry(architecture: str, name: str, emulator: Path) -> str:
+    """Return the line by which the kernel knows another architecture's programs: the start of their ELF files.
+
+    With F it opens the emulator at once, so that containers need not have it.
+    """
+    start = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + _ELF_MACHINES[architecture].to_bytes(2, "little")
+    mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
+    spelled = ("".join(f"\\x{byte:02x}" for byte in part) for part in (start, mask))
+    return f":{name}:M:0:{':'.join(spelled)}:{emulator}:F"
+
+
+def undo() -> None:
+    """Take away what a killed run left in the kernel's table."""
+    for ours in _HANDLERS.glob(f"{_PREFIX}*"):
+        ours.write_text("-1")
+        say(f"foreign programs no longer run through {ours.name}")

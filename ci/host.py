@@ -6,7 +6,6 @@ Nothing here runs where a Docker engine already answers.
 import json
 import os
 import platform as computer
-import re
 import shlex
 import shutil
 import subprocess
@@ -34,14 +33,12 @@ class Changes:
     """What we changed, kept in the cache folder."""
 
     packages: list[str] = field(default_factory=list)
-    emulators: list[str] = field(default_factory=list)
-    """Entries of ours in the kernel's table of foreign programs (binfmt_misc)."""
 
     @staticmethod
     def load() -> "Changes":
         """Read what earlier runs changed."""
         path = _record()
-        return Changes(**json.loads(path.read_text())) if path.exists() else Changes()
+        return Changes(json.loads(path.read_text())["packages"]) if path.exists() else Changes()
 
     def save(self) -> None:
         """Keep it for `undo`, at once: a killed run must not forget."""
@@ -115,63 +112,6 @@ def prepare(platforms: Sequence[Platform]) -> None:
         install(["docker-cli"])  # newer releases have the client in a package of its own
 
 
-# How ELF files number the processors.
-_ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-_BINFMT = Path("/proc/sys/fs/binfmt_misc")
-
-
-def runs_foreign_programs(platform: Platform) -> bool:
-    """Return whether this computer's kernel starts that platform's programs, and in containers too."""
-    if platform.architecture == computer.machine():
-        return True
-    entries = [path.read_text() for path in _BINFMT.glob("*") if path.name not in ("register", "status")]
-    wanted = rf"interpreter .*/(qemu-)?{platform.architecture}[\-\n]"
-    return any(
-        entry.startswith("enabled") and re.search(wanted, entry) and re.search(r"^flags:.*F", entry, re.MULTILINE)
-        for entry in entries
-    )
-
-
-def run_foreign_programs(platform: Platform) -> None:
-    """Let this computer's kernel start that platform's programs through QEMU, as builds with cibuildwheel need it.
-
-    Raises
-    ------
-    HostError
-        When it cannot be had; the text says what to do.
-    """
-    if runs_foreign_programs(platform):
-        return
-    emulator = program(platform.emulator.program)
-    if emulator is None or not is_root():
-        raise HostError(
-            f"cibuildwheel cannot build for {platform.name} here: the kernel does not start its programs. Install"
-            f" {platform.emulator.program} (Debian: apt-get install qemu-user-static binfmt-support), or run this with"
-            " sudo"
-        )
-    if not (_BINFMT / "register").exists():
-        mounted = subprocess.run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(_BINFMT)], check=False)
-        if mounted.returncode:
-            raise HostError(f"the kernel's table of foreign programs ({_BINFMT}) cannot be mounted")
-    name = f"constann-qemu-{platform.architecture}"
-    changes = Changes.load()
-    changes.emulators = sorted({*changes.emulators, name})
-    changes.save()
-    say(f"programs of {platform.name} now run through {emulator} (binfmt_misc entry {name}; `undo` removes it)")
-    (_BINFMT / "register").write_text(foreign_entry(platform.architecture, name, emulator))
-
-
-def foreign_entry(architecture: str, name: str, emulator: str) -> str:
-    """Return the line by which the kernel knows another architecture's programs: the start of their ELF files.
-
-    With F it opens the emulator at once, so that containers need not have it.
-    """
-    start = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00" + _ELF_MACHINES[architecture].to_bytes(2, "little")
-    mask = b"\xff" * 7 + b"\x00" + b"\xff" * 8 + b"\xfe\xff\xff\xff"
-    spelled = ("".join(f"\\x{byte:02x}" for byte in part) for part in (start, mask))
-    return f":{name}:M::{':'.join(spelled)}:{emulator}:F"
-
-
 def _again() -> str:
     """Return the line that runs this very command as root, from the folder where the caller is."""
     words = sys.argv[1:]
@@ -214,14 +154,7 @@ def _note_packages(command: Sequence[str], environment: dict[str, str]) -> int:
 
 
 def undo() -> None:
-    """Remove our entries from the kernel's table; name the packages that we installed.
-
-    They stay, because others may use them by now.
-    """
-    for name in Changes.load().emulators:
-        if (_BINFMT / name).exists():
-            (_BINFMT / name).write_text("-1")
-            say(f"foreign programs no longer run through {name}")
+    """Name the packages that we installed. They stay, because others may use them by now."""
     if packages := Changes.load().packages:
         say("these packages were installed by the harness and stay; to remove them:")
         say(f"    sudo apt-get remove --purge {' '.join(packages)}")

@@ -30,6 +30,6 @@ endif()
 
 if(CMAKE_SYSTEM_NAME STREQUAL "Linux")
   # Keeps the symbol table, drops debug information: see the linker script.
-  set(CMAKE_MODULE_LINKER_FLAGS_INIT "-Wl,-T,$ENV{CONSTANN_CROSS_TOOLS}/no-debug.lds")
+  set(CMAKE_MODULE_LINKER_FLAGS_INIT "\"-Wl,-T,$ENV{CONSTANN_CROSS_TOOLS}/no-debug.lds\"")
   set(CMAKE_SHARED_LINKER_FLAGS_INIT "${CMAKE_MODULE_LINKER_FLAGS_INIT}")
 endif()

