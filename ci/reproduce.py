@@ -81,7 +81,7 @@ def problems(
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
         first = _build(Path(work, "a"), targets, pythons, which=0, cache=kept.root())
         second_cache = Path(work, "another-cache") if fresh_cache else kept.root()
-        deeper = Path(work, "another-folder", "with-a-longer-name", "and-deeper")
+        deeper = Path(work, "another folder", "with a longer name", "and deeper")
         second = _build(deeper, targets, pythons, which=1, cache=second_cache, plant=plant)
         compared = compare_folders(first, second)
         show(compared)
