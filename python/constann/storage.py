@@ -39,7 +39,7 @@ __all__ = [
 Path = str | os.PathLike[str]
 Source: TypeAlias = Union[Path, "ReadableBuffer", BinaryIO]
 MEMORY_MODES = ("map", "warm", "copy", "lock")
-_DIGEST_LENGTH = 32
+_DIGEST_LENGTH = len(hashlib.sha256().digest())  # the first takes ten times as long as those of opened files
 _CHUNK = 1 << 24
 
 
