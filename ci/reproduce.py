@@ -24,10 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci import elsewhere
+from ci import elsewhere, wheels
 from ci.audit.binaries import is_binary
 from ci.backend import date_of
-from ci.platforms import Target, load, load_images, load_targets
+from ci.platforms import Target, load, load_images
 from ci.progress import say, step
 from ci.wheel_file import WheelError
 
@@ -111,16 +111,7 @@ def container_problems(show: Callable[[Sequence[Compared]], None] = lambda compa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `./ci/run reproduce`."""
-    parser.add_argument(
-        "--platform",
-        action="append",
-        choices=sorted(load_targets()),
-        dest="platforms",
-        help="a platform to build for; may be repeated (default: every one in platforms/)",
-    )
-    parser.add_argument(
-        "--python", action="append", dest="pythons", metavar="VERSION", help="a Python to build for; may be repeated"
-    )
+    wheels.add_choice(parser)
     parser.add_argument(
         "--in-container",
         action="store_true",
@@ -152,9 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
         with step("the aarch64 wheel, cross-compiled and in an arm64 container"):
             found = container_problems(_print)
     else:
-        known = load_targets()
-        targets = [known[name] for name in dict.fromkeys(arguments.platforms or known)]
-        pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
+        targets, pythons = wheels.chosen(arguments)
         with step("everything, twice"):
             found = problems(targets, pythons, fresh_cache=not arguments.shared_cache, show=_print)
     print(f"NOT REPRODUCIBLE: {len(found)} differences" if found else "reproducible: every pair has the same bytes")

@@ -178,8 +178,8 @@ def run_sdist(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `./ci/run wheels`."""
+def add_choice(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that say which wheels: --platform and --python."""
     parser.add_argument(
         "--platform",
         action="append",
@@ -194,6 +194,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="VERSION",
         help=f"a Python to build for, such as 3.13; may be repeated (default: {' and '.join(load_images().wheels)})",
     )
+
+
+def chosen(arguments: argparse.Namespace) -> tuple[list[Target], tuple[str, ...]]:
+    """Return the targets and Pythons asked for, or all."""
+    known = load_targets()
+    pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
+    return [known[name] for name in dict.fromkeys(arguments.platforms or known)], pythons
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `./ci/run wheels`."""
+    add_choice(parser)
     parser.add_argument(
         "--output", type=Path, default=Path("dist"), metavar="DIR", help="where the wheels go (default: dist)"
     )
@@ -219,13 +231,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the wheels asked for and print one table; return the exit status."""
-    known = load_targets()
     if arguments.sdist:
         return _run_foreign(arguments)
     if arguments.env or arguments.asks_first:
         raise WheelError("--env and --asks-first are for other projects' wheels: name one with --sdist")
-    wanted = [known[name] for name in dict.fromkeys(arguments.platforms or known)]
-    pythons = tuple(dict.fromkeys(arguments.pythons or load_images().wheels))
+    wanted, pythons = chosen(arguments)
+    known = load_targets()
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
     rows = [row_of(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
