@@ -15,14 +15,19 @@ GROUP = 32  # a row of codes is a multiple of so many
 TRIAL_QUERIES, TRIAL_NEAREST = 64, 10
 LOST_AT_MOST = 500  # one in so many
 RERANKS = (16, 32, 64, 128)
+Scale = tuple[np.float32, np.float32]
 Parameters = list[tuple[int, int]]
 Sections = list[tuple[int, bytes]]
 
 
-def scale_of(rows: Floats, dim: int) -> tuple[np.float32, np.float32] | None:
-    """Low and rate: quantiles of the values of some rows become 0 and 127; None where these are no range."""
+def scale_of(rows: Floats, dim: int) -> Scale | None:
+    """Low and rate: quantiles of the values of some rows become 0 and 127; None where these are no range.
+
+    What is no number, as where a rotated row overflows, counts as the lowest.
+    """
     count = min(len(rows), max(SAMPLED_VALUES // dim, 16))
-    values = np.sort(np.stack([rows[i * len(rows) // count, :dim] for i in range(count)]).ravel() + np.float32(0))
+    some = np.stack([rows[i * len(rows) // count, :dim] for i in range(count)]).ravel() + np.float32(0)
+    values = np.sort(np.where(np.isnan(some), np.float32(-np.inf), some))
     cut = len(values) // CLIPPED_SHARE
     low, high = values[cut], values[-1 - cut]
     with np.errstate(all="ignore"):
@@ -31,23 +36,27 @@ def scale_of(rows: Floats, dim: int) -> tuple[np.float32, np.float32] | None:
     return (low, rate) if distance > 0 and np.isfinite([distance, rate]).all() and rate > 0 else None
 
 
-def codes_of(rows: Floats, dim: int, scale: tuple[np.float32, np.float32]) -> np.ndarray:
+def codes_of(rows: Floats, dim: int, scale: Scale) -> np.ndarray:
     low, rate = scale
     with np.errstate(all="ignore"):
-        held = np.clip((rows[:, :dim] - low) * rate, np.float32(0), GREATEST)
+        above = (rows[:, :dim] - low) * rate
+    held = np.where(above > 0, np.minimum(above, GREATEST), np.float32(0))  # 0, too, where it is no number
     codes = (held + np.float32(0.5)).astype(np.uint8)
     return np.pad(codes, [(0, 0), (0, -dim % GROUP)])
 
 
 def signed_codes(query: Floats, dim: int) -> np.ndarray:
-    """From -127 to 127, the largest element being one of these; halves away from 0."""
+    """From -127 to 127, the largest element being one of these; halves away from 0. -127 for what is no number."""
     wide = query[:dim].astype(np.float64)
-    largest = np.abs(wide).max()
-    scaled = wide * (127.0 / largest if largest > 0 else 0.0)
-    return np.clip(np.trunc(np.where(scaled < 0, scaled - 0.5, scaled + 0.5)), -127, 127).astype(np.int64)
+    largest = np.nanmax(np.abs(wide), initial=0)
+    with np.errstate(invalid="ignore"):
+        scaled = wide * (127.0 / largest if largest > 0 else 0.0)
+    rounded = np.where(scaled < 0, scaled - 0.5, scaled + 0.5)
+    held = np.where(rounded > -127, np.minimum(rounded, 127), -127)
+    return np.trunc(held).astype(np.int64)
 
 
-def coarse(metric: str, dim: int, query: Floats, codes: np.ndarray, scale: tuple[np.float32, np.float32]) -> np.ndarray:
+def coarse(metric: str, dim: int, query: Floats, codes: np.ndarray, scale: Scale) -> np.ndarray:
     """Integers that order rows by their codes, the nearest first."""
     kept = codes[:, :dim].astype(np.int64)
     if metric in ("cosine", "dot"):
@@ -65,9 +74,7 @@ def fine(metric: str, query: Floats, rows: Floats) -> Floats:
     return manhattan(query, rows) if metric == "manhattan" else np.sqrt(squared_euclidean(query, rows))
 
 
-def rerank_of(
-    metric: str, dim: int, rows: Floats, codes: np.ndarray, scale: tuple[np.float32, np.float32]
-) -> int | None:
+def rerank_of(metric: str, dim: int, rows: Floats, codes: np.ndarray, scale: Scale) -> int | None:
     """How many rows the codes must leave so that of the nearest of trial rows hardly one is lost; None if too many."""
     ranks: list[int] = []
     queries = min(len(rows), TRIAL_QUERIES)

@@ -15,7 +15,7 @@ FORMAT_VERSION = 0
 ARITHMETIC_REVISION = 0
 BUILDER_REVISION = 0
 
-KINDS = {"exact": 1, "forest": 2}
+KINDS = {"exact": 1, "forest": 2, "graph": 3}
 METRICS = {"cosine": 1, "euclidean": 2, "manhattan": 3, "dot": 4, "hamming": 5}
 FLOAT32 = 1
 BITS = 4

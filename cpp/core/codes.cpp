@@ -35,7 +35,11 @@ std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t d
     values.reserve(count * dim);
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::byte* row = rows[i * rows.size() / count];
-        for (std::uint32_t at = 0; at < dim; ++at) values.push_back(ordered_bits(value_at(row, at) + 0.0f));
+        for (std::uint32_t at = 0; at < dim; ++at) {
+            const float value = value_at(row, at) + 0.0f;
+            // A NaN, where a rotated row overflows, has another sign on another CPU: it counts as the lowest.
+            values.push_back(value == value ? ordered_bits(value) : 0u);
+        }
     }
     const auto low = values.begin() + static_cast<std::ptrdiff_t>(values.size() / kClippedShare);
     const auto high = values.end() - 1 - static_cast<std::ptrdiff_t>(values.size() / kClippedShare);

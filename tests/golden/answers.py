@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
 import reference
 import reference_file
 import reference_forest
+import reference_graph
 from golden import inputs
 
 Case = dict[str, Any]
@@ -144,11 +146,34 @@ CODED_FOREST_INDEXES = [
     ("mixed", 200, 17, 9, 2, 2**40),
     ("ordinary", 20, 40, 1, 1, 2**40),
 ]
+# (numbers, rows, dim, seed of the build, effort, code_bits): each width of codes, rows that codes cannot tell apart,
+# nodes of several rows, links that are mended, rotated rows, and one with an upper level
+GRAPH_INDEXES = [
+    ("ordinary", 1, 3, 0, None, None),
+    ("ordinary", 2, 5, 2**64 - 1, None, None),
+    ("ordinary", 120, 33, 1, None, None),
+    ("ordinary", 200, 17, 2**32, None, 7),
+    ("ordinary", 90, 16, 2, 5, 0),
+    ("ties", 300, 4, 3, None, 4),
+    ("duplicates", 200, 7, 4, None, None),
+    ("zero_rows", 90, 7, 5, None, None),
+    ("huge", 80, 11, 6, None, None),
+    ("any", 100, 6, 7, 2**63, None),
+    ("near", 70, 17, 8, None, None),
+    ("denormal", 60, 16, 9, None, None),
+    ("mixed", 120, 20, 0, None, None),
+    ("cancelling", 100, 31, 10, 1, None),
+    ("outliers", 700, 32, 0, None, None),
+    ("ordinary", 2100, 9, 11, None, None),
+]
+SEARCHED_K = (1, 5)
+SEARCHED_EFFORTS = (None, 1, 12)
 IDS_INDEXES = [("ordinary", 30, 5, 4, 2, None), ("ordinary", 1, 3, 5, 1, None)]
 BIT_IDS_INDEXES = [("bytes", 30, 33, 4, 2, None)]
 KEPT = ("ordinary", 30, 5, 2026)  # the whole files under files/; a forest's with these trees and effort
 KEPT_BITS = ("bytes", 30, 100, 2026)
 KEPT_FOREST = (2, 20)
+KEPT_GRAPH = (4, None)  # and a graph's with this effort and width of codes
 
 
 def ids_by_rule(rule: str, rows: int) -> list[int] | list[str]:
@@ -164,7 +189,8 @@ IDS_RULES = ("falling", "rising", "strings")
 
 
 def index_case(kind: str, metric: str, input_seed: int, shape: tuple[Any, ...]) -> Case:
-    names = ("numbers", "rows", "dim", "seed", "trees", "effort")
+    names = ("numbers", "rows", "dim", "seed")
+    names += ("effort", "code_bits") if kind == "graph" else ("trees", "effort")
     return {"kind": kind, "metric": metric, "input_seed": input_seed, **dict(zip(names, shape, strict=False))}
 
 
@@ -186,6 +212,47 @@ def index_cases() -> Iterator[Case]:
                 for input_seed, shape in enumerate(CODED_FOREST_INDEXES, start=2200):
                     yield {**index_case(kind, metric, input_seed, shape), "code_bits": 7}
             yield {**index_case(kind, metric, 3000, kept + more), "kept": f"files/{kind}-{metric}.constann"}
+    yield from graph_cases()
+
+
+def graph_cases() -> Iterator[Case]:
+    for metric in reference_graph.METRICS:
+        for input_seed, shape in enumerate(GRAPH_INDEXES, start=2300):
+            yield index_case("graph", metric, input_seed, shape)
+        for rule in IDS_RULES:
+            for input_seed, shape in enumerate(IDS_INDEXES, start=2100):
+                yield {**index_case("graph", metric, input_seed, (*shape[:4], None, None)), "ids": rule}
+        kept = index_case("graph", metric, 3000, KEPT + KEPT_GRAPH)
+        yield {**kept, "kept": f"files/graph-{metric}.constann"}
+
+
+@cache
+def graph_of(
+    metric: str, numbers: str, input_seed: int, rows: int, dim: int, seed: int, effort: int, code_bits: int
+) -> reference_graph.Graph:
+    """The reference's graph of a case; they are slow to build."""
+    drawn = inputs.matrix(numbers, input_seed, rows, dim)
+    return reference_graph.build(metric, drawn, seed, effort, code_bits)
+
+
+def graph_of_case(case: Case) -> reference_graph.Graph:
+    names = ("metric", "numbers", "input_seed", "rows", "dim", "seed", "effort", "code_bits")
+    return graph_of(*(case[name] for name in names))
+
+
+def graph_searches(case: Case) -> Iterator[Case]:
+    """What the graph of a case answers, with each effort."""
+    graph = graph_of_case(case)
+    queries = graph_queries(case)
+    for k in SEARCHED_K:
+        for effort in SEARCHED_EFFORTS:
+            ids, distances = graph.search(queries, k, effort)
+            found = {"neighbours": ids.tolist(), "distances": [hex_bits(each) for each in distances]}
+            yield {**case, "k": k, "search_effort": effort, **found}
+
+
+def graph_queries(case: Case) -> np.ndarray:
+    return inputs.matrix(case["numbers"], case["input_seed"] + 1000, QUERIES, case["dim"])
 
 
 def file_of(case: Case) -> bytes:
@@ -193,6 +260,8 @@ def file_of(case: Case) -> bytes:
     metric, dim, seed = case["metric"], case["dim"], case["seed"]
     drawn = inputs.rows_of(metric, case["numbers"], case["input_seed"], case["rows"], dim)
     ids = ids_by_rule(case["ids"], case["rows"]) if "ids" in case else None
+    if case["kind"] == "graph":
+        return graph_of_case(case).file(ids)
     if case["kind"] == "exact":
         return reference_file.exact_file(metric, dim, drawn, seed, ids)
     code_bits = case.get("code_bits", 0)
@@ -224,7 +293,13 @@ def index_answers() -> dict[str, bytes]:
     indexes = [(case, file_of(case)) for case in index_cases()]
     revisions = reference_file.revisions(indexes[0][1])
     digests = as_json(revisions, [with_digests(case, file) for case, file in indexes])
-    return {"indexes.json": digests, **{case["kept"]: file for case, file in indexes if "kept" in case}}
+    searches = [found for case in graph_cases() if "ids" not in case for found in graph_searches(case)]
+    graphs = as_json({name: revisions[name] for name in ("arithmetic_revision", "builder_revision")}, searches)
+    return {
+        "indexes.json": digests,
+        "graph-searches.json": graphs,
+        **{case["kept"]: file for case, file in indexes if "kept" in case},
+    }
 
 
 def everything() -> dict[str, bytes]:

@@ -89,6 +89,13 @@ def zero_rows(u: Draws) -> Floats:
     return rows
 
 
+def outliers(u: Draws) -> Floats:
+    rows = ordinary(u)
+    rows[:, -1:] *= np.float32(2.0**8)
+    rows[1:2] = ordinary(u[1:2]) * np.float32(2.0**127)
+    return rows
+
+
 NUMBERS: dict[str, Callable[[Draws], Floats]] = {
     "ordinary": ordinary,
     "ties": ties,
@@ -102,6 +109,7 @@ NUMBERS: dict[str, Callable[[Draws], Floats]] = {
     "cancelling": cancelling,
     "duplicates": duplicates,
     "zero_rows": zero_rows,
+    "outliers": outliers,
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import reference_file
+import reference_graph
 from golden import answers, inputs
 
 import constann
@@ -16,6 +17,11 @@ from constann import _core
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 SETS = [implementation.name for implementation in constann.kernels.available()]
 METRICS = list(reference_file.METRICS)
+EACH = [
+    (kind, metric)
+    for kind in reference_file.KINDS
+    for metric in (reference_graph.METRICS if kind == "graph" else METRICS)
+]
 KERNELS = ["inner_product", "squared_euclidean", "manhattan", "hamming"]
 REVISIONS = {
     "format_version": _core.format_version,
@@ -34,7 +40,9 @@ def assert_bits(expected: str, got: np.ndarray, case: answers.Case) -> None:
     assert found == expected, f"seed {case['seed']}, dim {case['dim']}, {case['numbers']}"
 
 
-@pytest.mark.parametrize("name", ["kernels.json", "searches.json", "indexes.json", "carried-data.json"])
+@pytest.mark.parametrize(
+    "name", ["kernels.json", "searches.json", "indexes.json", "graph-searches.json", "carried-data.json"]
+)
 def test_the_known_answers_are_of_this_revision(name: str) -> None:
     document = json.loads((GOLDEN / name).read_text())
     of = {key: value for key, value in document.items() if key in REVISIONS}
@@ -100,6 +108,8 @@ def index_of(case: answers.Case) -> constann.Index:
     rows = inputs.rows_of(case["metric"], case["numbers"], case["input_seed"], case["rows"], case["dim"])
     if case["kind"] == "exact":
         index: constann.Index = constann.Exact(case["dim"], case["metric"])
+    elif case["kind"] == "graph":
+        index = constann.Graph(case["dim"], case["metric"], effort=case["effort"], code_bits=case["code_bits"])
     else:
         options = {name: case[name] for name in ("trees", "effort", "code_bits") if name in case}
         index = constann.Forest(case["dim"], case["metric"], **options)
@@ -108,8 +118,7 @@ def index_of(case: answers.Case) -> constann.Index:
     return index
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", reference_file.KINDS)
+@pytest.mark.parametrize(("kind", "metric"), EACH)
 def test_indexes_have_the_known_fingerprints_and_files(kind: str, metric: str, tmp_path: Path) -> None:
     cases = [case for case in known("indexes.json") if (case["kind"], case["metric"]) == (kind, metric)]
     assert cases
@@ -120,12 +129,37 @@ def test_indexes_have_the_known_fingerprints_and_files(kind: str, metric: str, t
         assert hashlib.sha256((tmp_path / "index").read_bytes()).hexdigest() == case["file"], case
 
 
+@pytest.mark.parametrize("metric", reference_graph.METRICS)
+def test_graphs_give_the_known_neighbours_at_each_effort(metric: str) -> None:
+    indexes: dict[int, constann.Index] = {}
+    cases = [case for case in known("graph-searches.json") if case["metric"] == metric]
+    assert {case["search_effort"] for case in cases} == set(answers.SEARCHED_EFFORTS)
+    for case in cases:
+        index = indexes.setdefault(case["input_seed"], index_of(case))
+        ids, distances = index.search(answers.graph_queries(case), case["k"], effort=case["search_effort"])
+        assert ids.tolist() == case["neighbours"], case
+        for expected, got in zip(case["distances"], distances, strict=True):
+            assert_bits(expected, got, {**case, "seed": case["input_seed"]})
+
+
+def test_the_known_graphs_are_of_every_form() -> None:
+    """Each width of codes, rotated or not, nodes of several rows, upper levels."""
+    cases = [case for case in known("indexes.json") if case["kind"] == "graph" and "ids" not in case]
+    graphs = [constann.open(index_of(case).to_bytes()) for case in cases]
+    forms = {(graph.code_bits, graph.rotated) for graph in graphs}  # type: ignore[attr-defined]
+    assert {(0, False), (4, False), (4, True), (7, False)} <= forms
+    assert any(graph.nodes < len(graph) for graph in graphs)  # type: ignore[attr-defined]
+    assert any(graph.nodes >= 32 * 64 for graph in graphs)  # type: ignore[attr-defined]
+
+
 def test_ids_and_codes_are_among_the_known_indexes() -> None:
     """Codes of rows and planes are in the file, or what the reference says of them would be said of nothing."""
     cases = known("indexes.json")
     for metric in METRICS:
-        assert {case.get("ids") for case in cases if case["metric"] == metric} == {None, *answers.IDS_RULES}
-        coded = [case for case in cases if case["metric"] == metric and "code_bits" in case]
+        for kind in [kind for kind, of in EACH if of == metric]:
+            rules = {case.get("ids") for case in cases if (case["kind"], case["metric"]) == (kind, metric)}
+            assert rules == {None, *answers.IDS_RULES}
+        coded = [case for case in cases if (case["kind"], case["metric"]) == ("forest", metric) and "code_bits" in case]
         files = [answers.file_of(case) for case in coded]
         tags = [reference_file.tags(file) for file in files]
         assert metric == "hamming" or sum({23, 24} <= set(each) for each in tags) >= 2
@@ -136,9 +170,7 @@ KEPT = [case for case in known("indexes.json") if "kept" in case]
 
 def test_every_kept_file_has_a_case() -> None:
     assert {case["kept"] for case in KEPT} == {f"files/{path.name}" for path in (GOLDEN / "files").iterdir()}
-    assert {(case["kind"], case["metric"]) for case in KEPT} == {
-        (kind, metric) for kind in reference_file.KINDS for metric in METRICS
-    }
+    assert {(case["kind"], case["metric"]) for case in KEPT} == set(EACH)
 
 
 @pytest.mark.parametrize("case", KEPT, ids=lambda case: case["kept"])
