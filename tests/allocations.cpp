@@ -1,6 +1,6 @@
-// Counts what searches take from the heap. Prints, for each metric, the allocations of a call with few
-// candidates and of one with many, which must be as many: nothing is allocated in the loop. With
-// CONSTANN_PLANT_ALLOCATION the second takes one more.
+// Counts what searches take from the heap. Prints, for each metric of a forest and of a graph, the
+// allocations of a call with few candidates and of one with many, which must be as many: nothing is allocated
+// in the loop. With CONSTANN_PLANT_ALLOCATION the second takes one more.
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -11,6 +11,7 @@
 #include "core/random.hpp"
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
+#include "graph/graph.hpp"
 
 namespace {
 
@@ -67,15 +68,24 @@ constann::Matrix rows_of(Metric metric, const std::vector<float>& values, std::u
 }
 
 std::size_t allocations_of(const constann::Index& index, const constann::Matrix& queries,
-                           std::optional<std::uint64_t> effort) {
+                           std::uint64_t effort, [[maybe_unused]] bool planted) {
     std::vector<std::int64_t> ids(kQueries * kNearest);
     std::vector<float> distances(ids.size());
     const std::size_t before = allocations;
     index.search({queries, kNearest, effort, 1}, {}, ids, distances);
-#if defined(CONSTANN_PLANT_ALLOCATION)                         // a negative control
-    if (effort > 1000u) ::operator delete(::operator new(1));  // which no compiler leaves out
+#if defined(CONSTANN_PLANT_ALLOCATION)                  // a negative control
+    if (planted) ::operator delete(::operator new(1));  // which no compiler leaves out
 #endif
     return allocations - before;
+}
+
+void print(constann::Index& index, const std::vector<float>& values, std::uint64_t few, std::uint64_t many) {
+    index.add(rows_of(index.metric(), values, kRows));
+    index.build(1, 1, {});
+    const constann::Matrix queries = rows_of(index.metric(), values, kQueries);
+    allocations_of(index, queries, many, false);  // a thread's buffers grow once
+    const std::size_t of_few = allocations_of(index, queries, few, false);
+    std::printf("%zu %zu\n", of_few, allocations_of(index, queries, many, true));
 }
 
 }  // namespace
@@ -87,12 +97,14 @@ int main() {
     for (const Metric metric :
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
         constann::Forest forest(kDim, metric, 8, std::nullopt);
-        forest.add(rows_of(metric, values, kRows));
-        forest.build(1, 1, {});
-        const constann::Matrix queries = rows_of(metric, values, kQueries);
-        allocations_of(forest, queries, 4000);  // a thread's buffers grow once
-        const std::size_t few = allocations_of(forest, queries, 200);
-        std::printf("%zu %zu\n", few, allocations_of(forest, queries, 4000));
+        print(forest, values, 200, 4000);
+    }
+    // With codes and without; more effort would scan the rows.
+    for (const Metric metric : {Metric::cosine, Metric::euclidean, Metric::dot}) {
+        for (const std::uint64_t code_bits : {0u, 4u}) {
+            constann::Graph graph(kDim, metric, std::nullopt, code_bits);
+            print(graph, values, 60, 450);
+        }
     }
     return 0;
 }

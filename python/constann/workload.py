@@ -88,6 +88,7 @@ def standard() -> Iterator[Set]:
     denormal = _floats(_draws(4000, 60, 20), 0, 64)
     yield Set("denormal", denormal, _floats(_draws(4001, 5, 20), 0, 64))
     yield Set("clustered", _clustered(5000, 1500, 33), _clustered(5000, 20, 33))
+    yield Set("levels", _floats(_draws(6000, 2100, 9)), _floats(_draws(6001, 20, 9)))  # a graph of more than one
     yield Set("real", np.load(_SLICE / "gloss-vectors.npy"), np.load(_SLICE / "gloss-queries.npy"))
 
 

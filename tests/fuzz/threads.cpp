@@ -16,6 +16,7 @@ using constann::Metric;
 
 constexpr std::uint32_t kDim = 24;
 constexpr std::uint64_t kRows = 3000;
+constexpr std::uint64_t kGraphRows = 13'000;  // so many that batches of nodes are shared by threads
 constexpr std::size_t kQueries = 20, kNearest = 10;
 constexpr unsigned kThreads = 8;
 
@@ -23,13 +24,13 @@ constexpr unsigned kThreads = 8;
 std::size_t searches = 0;
 #endif
 
-void run(constann::Index& index, const std::vector<float>& values) {
+void run(constann::Index& index, const std::vector<float>& values, std::uint64_t count) {
     const bool bits = index.metric() == Metric::hamming;
     const std::uint64_t columns = constann::columns_of(index.metric(), kDim);
     const std::ptrdiff_t element = bits ? 1 : sizeof(float);
     const constann::Matrix rows{reinterpret_cast<const std::byte*>(values.data()),
                                 bits ? constann::ElementType::uint8 : constann::ElementType::float32,
-                                kRows,
+                                count,
                                 columns,
                                 static_cast<std::ptrdiff_t>(columns) * element,
                                 element};
@@ -58,15 +59,16 @@ void run(constann::Index& index, const std::vector<float>& values) {
 
 int main() {
     constann::Random random(1, 2);
-    std::vector<float> values(kRows * kDim);
+    std::vector<float> values(kGraphRows * kDim);
     for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
     for (const Metric metric :
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
-        run(*std::make_unique<constann::Exact>(kDim, metric), values);
-        run(*std::make_unique<constann::Forest>(kDim, metric, 16, std::nullopt), values);
-        if (metric == Metric::manhattan || metric == Metric::hamming) continue;
-        run(*std::make_unique<constann::Graph>(kDim, metric, 16), values);
+        run(*std::make_unique<constann::Exact>(kDim, metric), values, kRows);
+        run(*std::make_unique<constann::Forest>(kDim, metric, 16, std::nullopt), values, kRows);
     }
+    run(*std::make_unique<constann::Graph>(kDim, Metric::cosine, 16), values, kGraphRows);
+    run(*std::make_unique<constann::Graph>(kDim, Metric::euclidean, 16, 7), values, kRows);
+    run(*std::make_unique<constann::Graph>(kDim, Metric::dot, 16, 0), values, kGraphRows);
     std::printf("done\n");
     return 0;
 }

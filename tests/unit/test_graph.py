@@ -109,8 +109,9 @@ def test_each_width_of_codes_finds_the_neighbours(metric: str, code_bits: int) -
     index = graph(rows, metric, code_bits=code_bits)
     assert index.code_bits == code_bits
     assert recall(index, clusters(100, 200, dim=24, seed=2), effort=64) > 0.95
-    assert_sound(index)
-    assert constann.open(index.to_bytes(), verify=True).to_bytes() == index.to_bytes()
+    opened = constann.open(index.to_bytes(), verify=True)
+    assert isinstance(opened, constann.Graph) and opened.to_bytes() == index.to_bytes()
+    assert_sound(opened)
 
 
 def test_rows_of_few_values_become_one_node_each(queries: np.ndarray) -> None:
@@ -224,6 +225,36 @@ def test_tune_counts_and_changes_nothing() -> None:
             index.tune(queries, recall=bad)
     with pytest.raises(ValueError, match="queries hold no rows"):
         index.tune(queries[:0])
+
+
+def least_effort(index: constann.Graph, queries: np.ndarray, share: float) -> int:
+    """What tune answers, by its rule and counts alone: doubled until enough is found, then halved in between."""
+    too_little, enough = 0, 1
+    while recall(index, queries, effort=enough) < share:
+        too_little, enough = enough, 2 * enough
+    while enough - too_little > max(enough // 32, 1):
+        middle = (too_little + enough) // 2
+        if recall(index, queries, effort=middle) >= share:
+            enough = middle
+        else:
+            too_little = middle
+    return enough
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_tune_is_decided_by_counts_alone(metric: str) -> None:
+    index = graph(clusters(5000, 200, dim=16), metric)
+    queries = clusters(100, 200, dim=16, seed=9)
+    before = index.to_bytes(), index.effort, index.search(queries, 10)[0].tobytes()
+    efforts = {index.tune(queries, 0.95, threads=threads) for threads in (1, 2, 5)}
+    try:
+        for implementation in constann.kernels.available():
+            constann.kernels.use(implementation.name)
+            efforts.add(index.tune(queries, 0.95))
+    finally:
+        constann.kernels.use(None)
+    assert efforts == {least_effort(index, queries, 0.95)}
+    assert (index.to_bytes(), index.effort, index.search(queries, 10)[0].tobytes()) == before
 
 
 def test_what_a_graph_does_not_offer_is_named() -> None:

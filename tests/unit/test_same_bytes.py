@@ -36,6 +36,21 @@ def test_bytes_and_answers_do_not_depend_on_thread_count(
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize(("metric", "code_bits"), [("cosine", None), ("euclidean", 7), ("dot", 0)])
+def test_a_graph_whose_batches_are_shared_by_threads_is_the_same_for_1_to_8_of_them(
+    metric: str, code_bits: int | None
+) -> None:
+    """Batches of 2 % of the rows, tasks of 64 nodes: fewer rows are linked by one thread."""
+    rows = np.random.default_rng(2).standard_normal((13_000, 8)).astype(np.float32)
+    seen = set()
+    for threads in range(1, 9):
+        index = constann.Graph(8, metric, code_bits=code_bits)  # type: ignore[arg-type]
+        index.add(rows)
+        index.build(threads=threads)
+        seen.add(answers(index, rows[:300], threads=threads))
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize(("kind", "metric"), EACH)
 def test_bytes_and_answers_do_not_depend_on_the_kernel_set(
     kind: str, metric: str, vectors: np.ndarray, queries: np.ndarray
@@ -58,6 +73,15 @@ def test_bytes_do_not_depend_on_how_many_adds_brought_the_rows(kind: str, vector
         parts.add(vectors[start:end])
     parts.build()
     assert parts.fingerprint == whole.fingerprint
+
+
+def test_a_graph_of_fifty_adds_is_the_graph_of_one(vectors: np.ndarray, queries: np.ndarray) -> None:
+    for metric in ("cosine", "euclidean", "dot"):
+        index = constann.Graph(384, metric)  # type: ignore[arg-type]
+        for part in np.array_split(vectors, 50):
+            index.add(part)
+        index.build(threads=2)
+        assert answers(index, queries) == answers(constann.build(vectors, metric), queries)
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
@@ -172,8 +196,8 @@ def test_lists_are_converted_under_the_guard_too(mode: ctypes.CDLL) -> None:
 PERTURBED = """
 import sys, numpy as np, constann
 rows = np.load(sys.argv[1])[:400, :21].astype(np.float32)
-for kind in ("exact", "forest"):
-    for metric in ("cosine", "euclidean"):
+for kind in ("exact", "forest", "graph"):
+    for metric in ("cosine", "euclidean", "dot"):
         index = constann.build(rows, metric, kind=kind)
         ids, distances = index.search(rows[:20])
         print(index.fingerprint, ids.tobytes().hex(), distances.tobytes().hex())
@@ -194,8 +218,9 @@ def test_buffers_are_zeroed_before_use() -> None:
     assert len(outputs) == 1
 
 
-def test_eight_threads_search_one_index_at_once(vectors: np.ndarray, queries: np.ndarray) -> None:
-    index = constann.build(vectors, kind="forest")
+@pytest.mark.parametrize("kind", ["forest", "graph"])
+def test_eight_threads_search_one_index_at_once(kind: str, vectors: np.ndarray, queries: np.ndarray) -> None:
+    index = constann.build(vectors, kind=kind)
     expected = answers(index, queries)
     seen: list[tuple[str, bytes, bytes]] = []
     threads = [threading.Thread(target=lambda: seen.append(answers(index, queries, threads=2))) for _ in range(8)]
@@ -214,11 +239,12 @@ def test_the_first_bad_row_is_named_whatever_comes_after() -> None:
             constann.build(rows, kind="forest", threads=4)
 
 
-def test_ctrl_c_stops_a_build() -> None:
+@pytest.mark.parametrize("made", ["Forest(32, 'euclidean', trees=5000)", "Graph(32, 'euclidean')"])
+def test_ctrl_c_stops_a_build(made: str) -> None:
     code = (
         "import numpy as np, constann, sys\n"
         "rows = np.random.default_rng(0).standard_normal((60_000, 32)).astype('float32')\n"
-        "index = constann.Forest(32, 'euclidean', trees=5000); index.add(rows)\n"
+        f"index = constann.{made}; index.add(rows)\n"
         "print('building', flush=True)\n"
         "try:\n    index.build(threads=2)\nexcept KeyboardInterrupt:\n    print('stopped', index.built)\n"
     )

@@ -324,6 +324,22 @@ def test_a_pipeline_of_ones_own_gets_a_script_to_fill_in(tmp_path: Path) -> None
     assert done.stdout.splitlines()[-1] == "this machine agrees with machine-1"
 
 
+@pytest.mark.parametrize("section", ["node_rows", "links", "upper_links", "codes"])
+def test_a_graph_that_was_built_otherwise_is_named_by_its_section(section: str, tmp_path: Path) -> None:
+    given = next(each for each in workload.standard() if each.name == "levels")
+    found = workload.record_index(given, "graph", "cosine", dim=None, k=5)
+    files = []
+    for label in ("right", "wrong"):
+        files.append(tmp_path / f"{label}.rec")
+        with constann.recording(files[-1]) as rec:
+            for name, array in found.items():
+                changed = array.copy()
+                if label == "wrong" and name == f"sections/{section}":
+                    changed[7] ^= 1
+                rec.stage(name, changed)
+    assert first_of(comparison.compare([comparison.read(each) for each in files])) == f"sections/{section}"
+
+
 @pytest.mark.slow
 def test_the_standard_workload_is_the_same_by_every_kernel_set_and_covers_all(tmp_path: Path) -> None:
     machines = []
@@ -337,8 +353,9 @@ def test_the_standard_workload_is_the_same_by_every_kernel_set_and_covers_all(tm
     stages = list(machines[0].stages)
     for metric in workload.METRICS:
         for kind in workload.kinds_for(metric):
-            for name in ("dim-15", "dim-16", "dim-17", "ties", "tiny-1", "clustered", "real", "denormal"):
+            for name in ("dim-15", "dim-16", "dim-17", "ties", "tiny-1", "clustered", "levels", "real", "denormal"):
                 assert f"ids/{name}/{kind}/{metric}" in stages
+    assert machines[0].stages["sections/levels/graph/cosine/upper_links"].shape[0] > 0
     order = [
         workload._Stages.ORDER.index(part)
         for each in stages
