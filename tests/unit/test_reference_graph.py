@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import reference_codes
+import reference_file
 import reference_graph
 import reference_links
 from hypothesis import given, settings
@@ -139,6 +140,17 @@ def test_ids_are_written_and_returned(metric: str) -> None:
         assert index.to_bytes() == graph.file(ids)
     expected = np.array(numbers)[graph.search(rows[:5], 4, 3)[0]]
     np.testing.assert_array_equal(constann.build(rows, metric, ids=numbers).search(rows[:5], 4, effort=3)[0], expected)
+
+
+@pytest.mark.parametrize(("parameters", "sections"), [([(15, 0)], []), ([], [(36, b"1234")])])
+def test_what_is_reserved_for_changes_after_a_build_is_refused_by_this_version(
+    parameters: list[tuple[int, int]], sections: list[tuple[int, bytes]]
+) -> None:
+    graph = reference_graph.build("cosine", normal(20, 5), 0)
+    contents = [(reference_file.ROWS, graph.rows.tobytes()), *graph.sections(), *sections]
+    file = reference_file.index_file("graph", "cosine", 5, 20, 0, graph.parameters() + parameters, contents)
+    with pytest.raises(constann.FileFormatError, match=r"its (parameters|sections) are not those of its kind"):
+        constann.open(file)
 
 
 @pytest.mark.parametrize("metric", METRICS)
