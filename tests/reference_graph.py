@@ -319,19 +319,34 @@ def group_rows(graph: Graph) -> None:
 
 def measure_of(graph: Graph) -> reference_links.Measure:
     """How nodes compare with each other while they are linked: by all seven bits, or by the rows."""
-    if graph.codes is None:
-        rows = graph.rows[graph.first_rows()]
-        covers = products_cover if graph.metric == "dot" else float_distances_cover
-        return reference_links.Measure(lambda node: as_list(float_answers(graph.metric, rows[node], rows)), covers)
-    codes = graph.codes[graph.first_rows()].astype(np.int64)
+    return measure_of_rows(graph) if graph.codes is None else measure_of_codes(graph, graph.codes)
+
+
+def measure_of_rows(graph: Graph) -> reference_links.Measure:
+    rows = graph.rows[graph.first_rows()]
+
+    def from_node(node: int) -> Answers:
+        return as_list(float_answers(graph.metric, rows[node], rows))
+
+    if graph.metric == "dot":
+        return reference_links.Measure(from_node, products_cover, products=True)
+    return reference_links.Measure(from_node, float_distances_cover)
+
+
+def measure_of_codes(graph: Graph, by_row: np.ndarray) -> reference_links.Measure:
+    codes = by_row[graph.first_rows()].astype(np.int64)
     bias = bias_of(graph) if graph.metric == "dot" else np.zeros(len(codes), np.int64)
 
     def from_node(node: int) -> Answers:
         return as_list(((codes - codes[node]) ** 2).sum(1) + bias)
 
     if graph.metric == "dot":
-        return reference_links.Measure(from_node, products_cover, bias.tolist())
-    return reference_links.Measure(from_node, lambda between, distance: between * NEARER_OF < distance * NEARER)
+        return reference_links.Measure(from_node, products_cover, products=True, bias=bias.tolist())
+    return reference_links.Measure(from_node, distances_cover)
+
+
+def distances_cover(between: int, distance: int) -> bool:
+    return between * NEARER_OF < distance * NEARER
 
 
 def products_cover(between: int, distance: int) -> bool:

@@ -16,6 +16,7 @@ ROOM = 40  # links of a node while building: pruned to LINKS where there would b
 POOL = 72  # nearest nodes that a new one chooses among
 LARGEST_BATCH = 50  # one in so many of all nodes
 UPPER_SHARE, FIRST_NODES = 32, 64  # levels hold 1/32 of the nodes, 1/1024 and so on, while there are 64 of them
+FILLED = 16  # places of a new node that are filled whatever is taken, where measures are products
 ENTRIES = 2  # nodes of a level that lead to the one below
 Answers = Sequence[int]  # for each node: the smaller the nearer, below 2^32
 Lists = list[list[int]]  # for each node those it leads to
@@ -28,6 +29,7 @@ class Measure:
 
     from_node: Callable[[int], Answers]
     covers: Callable[[int, int], bool]  # (answer between candidate and taken node, answer between candidate and node)
+    products: bool = False  # answers are of inner products
     bias: Answers | None = None  # of each node, which its answers hold besides: see cpp/graph/walk.hpp
 
     def __post_init__(self) -> None:
@@ -84,8 +86,11 @@ def descend(upper: list[Lists], answers: Answers, nodes: int) -> list[int]:
     return [node for _, node in best]
 
 
-def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int) -> list[int]:
-    """Take of the candidates, nearest first, those that no taken one is much nearer to than the node is."""
+def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int, filled: int) -> list[int]:
+    """Take of the candidates, nearest first, those that no taken one is much nearer to than the node is.
+
+    By inner products others follow, until so many are taken.
+    """
     taken: list[int] = []
     for half, candidate in candidates:
         if len(taken) == most:
@@ -96,6 +101,9 @@ def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int) -> 
             distance += measure.bias[node] - measure.bias[candidate]
         if not any(measure.covers(between[other], distance) for other in taken):
             taken.append(candidate)
+    if measure.products:
+        others = [candidate for _, candidate in candidates if candidate not in taken]
+        taken += others[: max(filled - len(taken), 0)]
     return taken
 
 
@@ -124,7 +132,7 @@ class Builder:
         for node in range(begin, end):
             answers = self.measure.from_node(node)
             near = walk(self.lists, answers, descend(self.upper, answers, begin), POOL)
-            self.lists[node] = prune(self.measure, node, near, LINKS)
+            self.lists[node] = prune(self.measure, node, near, LINKS, FILLED)
         back: dict[int, list[int]] = {}
         for node in range(begin, end):
             for target in self.lists[node]:
@@ -132,7 +140,8 @@ class Builder:
         for target, sources in back.items():
             all_links = self.lists[target] + sources
             if len(all_links) > ROOM:
-                all_links = prune(self.measure, target, keys(self.measure.from_node(target), all_links), LINKS)
+                near = keys(self.measure.from_node(target), all_links)
+                all_links = prune(self.measure, target, near, LINKS, LINKS)
             self.lists[target] = all_links
 
     def kept(self, nodes: int, degree: int) -> Lists:
@@ -140,7 +149,8 @@ class Builder:
         kept = []
         for node in range(nodes):
             near = keys(self.measure.from_node(node), self.lists[node])
-            kept.append(prune(self.measure, node, near, degree) if len(near) > degree else [other for _, other in near])
+            most = [other for _, other in near]
+            kept.append(most if len(near) <= degree else prune(self.measure, node, near, degree, degree))
         return kept
 
 

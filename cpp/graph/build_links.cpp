@@ -16,6 +16,10 @@ constexpr std::uint64_t kNodesPerTask = 64;
 constexpr std::uint64_t kTargetsPerTask = 128;
 // A neighbour is left out where one that was taken lies nearer to it than the node does, by this much.
 constexpr std::uint64_t kNearer = 9, kNearerOf = 10;
+// By inner products a few long rows lie nearest to all and leave out most others: so many places of a new
+// node go to the nearest whatever is taken, and all places of a list that is pruned again. With none searches
+// of rows of different lengths take up to several times as long; with all, links to short rows get lost.
+constexpr std::size_t kFilled = kLinks / 2;
 
 std::span<const std::byte> bytes_of(std::span<const std::uint32_t> numbers) {
     return std::as_bytes(numbers);
@@ -96,16 +100,27 @@ class Builder {
         const std::byte* query = measure_.at(node);
         descend(scratch.walk, levels_, measure_, query, linked, kPool);
         scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
-        prune(node, scratch.walk.keys(), kLinks, list(node));
+        prune(node, scratch.walk.keys(), list(node).first(kLinks), kFilled);
     }
 
-    // Takes of `candidates`, nearest first, those that lie in directions of their own.
-    void prune(std::uint32_t node, std::span<const std::uint64_t> candidates, std::size_t most,
-               std::span<std::uint32_t> out) const {
+    // Takes of `candidates`, nearest first, at most as many as `out` has places for: those that lie in
+    // directions of their own and, for inner products, others until `filled` are taken.
+    void prune(std::uint32_t node, std::span<const std::uint64_t> candidates, std::span<std::uint32_t> out,
+               std::size_t filled) const {
         std::size_t count = 0;
         for (const std::uint64_t key : candidates) {
-            if (count == most) break;
+            if (count == out.size()) break;
             if (!covered(node, key, out.first(count))) out[count++] = node_of(key);
+        }
+        std::size_t next = 0;  // of those taken, which lie in the order of the candidates
+        const std::size_t taken = count;
+        for (const std::uint64_t key : candidates) {
+            if (!products() || count >= filled) break;
+            if (next < taken && node_of(key) == out[next]) {
+                ++next;
+            } else {
+                out[count++] = node_of(key);
+            }
         }
         std::fill(out.begin() + static_cast<std::ptrdiff_t>(count), out.end(), kNoNode);
     }
@@ -128,8 +143,11 @@ class Builder {
         return false;
     }
 
+    // Whether nodes are compared by inner products, of floats or of codes.
+    bool products() const { return measure_.products || !measure_.bias.empty(); }
+
     bool nearer(std::uint32_t between, std::uint64_t distance) const {
-        if (measure_.products || !measure_.bias.empty()) return between < distance;
+        if (products()) return between < distance;
         if (measure_.codes != nullptr) return between * kNearerOf < distance * kNearer;
         return from_ordered_bits(between) * static_cast<float>(kNearerOf) <
                from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(kNearer);
@@ -154,8 +172,8 @@ class Builder {
                   [&](std::uint64_t task, const StopSignal& stop) {
                       stop.check();
                       const std::uint64_t first = task * kTargetsPerTask;
-                      for (std::uint64_t i = first; i < std::min<std::uint64_t>(targets_.size(), first + kTargetsPerTask);
-                           ++i)
+                      for (std::uint64_t i = first;
+                           i < std::min<std::uint64_t>(targets_.size(), first + kTargetsPerTask); ++i)
                           add_sources(targets_[i]);
                   });
     }
@@ -184,7 +202,8 @@ class Builder {
         add_keys(target, links.first(had), keys);
         add_keys(target, sources, keys);
         std::sort(keys.begin(), keys.end());
-        prune(target, keys, kLinks, links);
+        prune(target, keys, links.first(kLinks), kLinks);
+        std::fill(links.begin() + kLinks, links.end(), kNoNode);
     }
 
     void add_keys(std::uint32_t node, std::span<const std::uint32_t> others,
@@ -213,7 +232,7 @@ class Builder {
                           add_keys(static_cast<std::uint32_t>(node), from.first(count), keys);
                           std::sort(keys.begin(), keys.end());
                           if (count > degree) {
-                              prune(static_cast<std::uint32_t>(node), keys, degree, to);
+                              prune(static_cast<std::uint32_t>(node), keys, to, degree);
                           } else {
                               for (std::size_t i = 0; i < degree; ++i)
                                   to[i] = i < count ? node_of(keys[i]) : kNoNode;
