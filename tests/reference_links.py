@@ -165,7 +165,7 @@ class Joiner:
         marked = self.spread(0, set())
         for node in range(len(self.lists)):
             if node not in marked:
-                self.put(self.nearest(node, lambda other: other in marked and self.place(other) is not None), node)
+                self.put(self.leader_to(node, marked), node)
                 self.spread(node, marked)
         sources: Lists = [[] for _ in self.lists]
         for source, links in enumerate(self.lists):
@@ -175,7 +175,7 @@ class Joiner:
         while len(marked) < len(self.lists):
             for node in range(len(self.lists)):
                 if node not in marked and self.place(node) is not None:
-                    self.put(node, self.nearest(node, lambda other: other in marked))
+                    self.put(node, next(other for other in [*self.met(node), 0] if other in marked))
                     self.spread_back(node, marked, sources)
 
     def spread(self, start: int, marked: set[int]) -> set[int]:
@@ -214,12 +214,17 @@ class Joiner:
         self.lists[node][place : place + 1] = [target]
         self.needed[node].add(place)
 
-    def nearest(self, node: int, serves: Callable[[int], bool]) -> int:
-        """Of what a walk to the node finds; or else the first there is."""
+    def leader_to(self, node: int, marked: set[int]) -> int:
+        """Which marked node gets a link to the node: one with a free place, the nearest or else the first."""
+        met, every = [other for other in self.met(node) if other in marked], sorted(marked)
+        free = [other for other in [*met, *every] if len(self.lists[other]) < self.degree]
+        return free[0] if free else next(other for other in [*met, *every] if self.place(other) is not None)
+
+    def met(self, node: int) -> list[int]:
+        """What a walk to the node finds."""
         answers = self.measure.from_node(node)
         found = walk(self.lists, answers, descend([], answers, len(self.lists)), POOL)
-        places = [*(other for _, other in found), *range(len(self.lists))]
-        return next(other for other in places if other != node and serves(other))
+        return [other for _, other in found]
 
 
 def joined(measure: Measure, lists: Lists, degree: int) -> Lists:

@@ -5,6 +5,7 @@
 #include "graph/build_links.hpp"
 
 #include <algorithm>
+#include <optional>
 
 namespace constann {
 namespace {
@@ -274,8 +275,7 @@ class Joiner {
         spread(0);
         for (std::uint32_t node = 0; node < nodes_; ++node) {
             if (marked_[node]) continue;
-            const std::uint32_t from = nearest_marked(node, true);
-            put(from, node);
+            put(leader_to(node), node);
             spread(node);
         }
         std::fill(marked_.begin(), marked_.end(), false);
@@ -290,7 +290,7 @@ class Joiner {
                     left = true;
                     continue;
                 }
-                put(node, nearest_marked(node, false));
+                put(node, nearest(node, [&](std::uint32_t other) { return marked_[other]; }).value_or(0));
                 spread_back(node);
             }
         }
@@ -311,6 +311,7 @@ class Joiner {
         return found;
     }
     bool has_place(std::uint32_t node) { return place(node) < degree_; }
+    bool has_free_place(std::uint32_t node) { return link(node, degree_ - 1) == kNoNode; }
 
     void put(std::uint32_t node, std::uint32_t target) {
         const std::uint32_t at = place(node);
@@ -363,19 +364,32 @@ class Joiner {
         }
     }
 
-    // Of what a walk to `node` finds; or else the first there is.
-    std::uint32_t nearest_marked(std::uint32_t node, bool with_place) {
+    // Which marked node gets a link to `node`: one near it with a free place, or else any with a free place.
+    // Only where all are full does another link give way. By inner products most short rows are reached from
+    // nowhere and the same long ones are near all of them, which would lose the links that searches go by.
+    std::uint32_t leader_to(std::uint32_t node) {
+        const auto free = [&](std::uint32_t other) { return marked_[other] && has_free_place(other); };
+        const auto full = [&](std::uint32_t other) { return marked_[other] && has_place(other); };
+        if (const auto found = nearest(node, free)) return *found;
+        while (first_free_ < nodes_ && !has_free_place(first_free_)) ++first_free_;
+        for (std::uint32_t other = first_free_; other < nodes_; ++other) {
+            if (free(other)) return other;
+        }
+        if (const auto found = nearest(node, full)) return *found;
+        std::uint32_t first = 0;
+        while (!full(first)) ++first;
+        return first;
+    }
+
+    // The nearest that serves of those that a walk to `node`, which is not marked, finds.
+    template <class Serves>
+    std::optional<std::uint32_t> nearest(std::uint32_t node, const Serves& serves) {
         descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
         walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
-        const auto serves = [&](std::uint32_t other) {
-            return other != node && marked_[other] && (!with_place || has_place(other));
-        };
         for (const std::uint64_t key : walk_.keys()) {
             if (serves(node_of(key))) return node_of(key);
         }
-        std::uint32_t first = 0;
-        while (!serves(first)) ++first;
-        return first;
+        return std::nullopt;
     }
 
     std::vector<std::uint32_t>& links_;
@@ -386,6 +400,7 @@ class Joiner {
     std::vector<bool> marked_;
     std::vector<std::uint32_t> queue_, sources_;
     std::vector<std::uint64_t> first_source_;
+    std::uint32_t first_free_ = 0;  // no node before it has a free place
     Walk walk_;
 };
 
