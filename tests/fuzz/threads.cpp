@@ -68,7 +68,7 @@ int main() {
     }
     run(*std::make_unique<constann::Graph>(kDim, Metric::cosine, 16), values, kGraphRows);
     run(*std::make_unique<constann::Graph>(kDim, Metric::euclidean, 16, 7), values, kRows);
-    run(*std::make_unique<constann::Graph>(kDim, Metric::dot, 16, 0), values, kGraphRows);
+    run(*std::make_unique<constann::Graph>(kDim, Metric::dot, 16, 0), values, kRows);
     std::printf("done\n");
     return 0;
 }
