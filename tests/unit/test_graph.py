@@ -173,6 +173,16 @@ def test_sorted_rows_are_found() -> None:
     assert recall(graph(rows), clusters(100, 60, seed=6), effort=64) > 0.95
 
 
+def test_rows_of_very_different_lengths_are_found_by_dot() -> None:
+    """Most short rows are reached from nowhere, and links to them must not take the places of the others."""
+    generator = np.random.default_rng(10)
+    rows = generator.standard_normal((8000, 32)) * np.exp(generator.standard_normal((8000, 1)))
+    index = graph(rows.astype(np.float32), "dot")
+    queries = generator.standard_normal((100, 32)).astype(np.float32)
+    assert recall(index, queries, effort=20) > 0.95
+    assert_sound(index)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_recall_is_kept_when_few_rows_are_allowed(metric: str) -> None:
     rows, queries = clusters(8000, 300, dim=20), clusters(60, 300, dim=20, seed=7)
