@@ -26,7 +26,7 @@ USUAL_K = 10
 SCANNED = 8  # rows are scanned where they are no more than so many for each node in view
 PRODUCT_BASE = 0x80000000
 NO_ANSWER = 0xFFFFFFFF
-NEARER, NEARER_OF = 9, 10  # how much nearer one must be to cover another
+NEARER, NEARER_OF = 19, 20  # how much nearer one must be to cover another
 LARGEST_BIAS = float(1 << 30)
 FOUND, FOUND_OF = 995, 1000  # of the trial's neighbours: what the default effort must find
 MOST_EFFORT = 1024
@@ -171,10 +171,11 @@ class Graph:
         in_view = min(max(effort, k), nodes) * (len(self.rows) / max(most, 1))
         if in_view * SCANNED >= most:
             return None
-        pool = min(nodes, int(in_view))
+        followed = min(nodes, int(in_view))
+        pool = min(nodes, int(max(in_view, best * (len(self.rows) / max(most, 1)))))
         answers = self.answers(query)
         entries = reference_links.descend(self.links.upper, answers, nodes)
-        near = reference_links.walk(self.links.lowest, answers, entries, pool)
+        near = reference_links.walk(self.links.lowest, answers, entries, pool, followed)
         chosen: list[int] = []
         taken = found = serving = 0
         for _, node in near:

@@ -13,7 +13,7 @@ import numpy as np
 
 LINKS, UPPER_LINKS = 32, 16
 ROOM = 40  # links of a node while building: pruned to LINKS where there would be more
-POOL = 72  # nearest nodes that a new one chooses among
+POOL = 88  # nearest nodes that a new one chooses among
 LARGEST_BATCH = 50  # one in so many of all nodes
 UPPER_SHARE, FIRST_NODES = 32, 64  # levels hold 1/32 of the nodes, 1/1024 and so on, while there are 64 of them
 FILLED = 16  # places of a new node that are filled whatever is taken, where measures are products
@@ -61,11 +61,14 @@ def upper_sizes(nodes: int) -> list[int]:
     return sizes[::-1]
 
 
-def walk(links: Lists, answers: Answers, entries: Sequence[int], pool: int) -> list[Key]:
-    """Follow links from the nearest node on until those of all in the pool were followed; return the pool."""
+def walk(
+    links: Lists, answers: Answers, entries: Sequence[int], pool: int, most_followed: int | None = None
+) -> list[Key]:
+    """Follow links from the nearest node on until those of the nearest in the pool were followed; return the pool."""
+    most = pool if most_followed is None else most_followed
     near = keys(answers, entries)[:pool]
     met, followed = set(entries), set()
-    while (node := next((node for _, node in near if node not in followed), None)) is not None:
+    while (node := next((node for _, node in near[:most] if node not in followed), None)) is not None:
         followed.add(node)
         for neighbour in links[node]:
             if neighbour in met:

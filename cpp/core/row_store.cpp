@@ -6,6 +6,8 @@
 #include <cstring>
 #include <new>
 
+#include "core/large_pages.hpp"
+
 namespace constann {
 namespace {
 
@@ -26,6 +28,7 @@ void RowStore::resize(std::size_t size) {
         if (moved == nullptr) throw std::bad_alloc();
         static_cast<void>(block_.release());  // realloc has freed it
         block_.reset(static_cast<std::byte*>(moved));
+        ask_for_large_pages(block_.get(), capacity + kBoundary);
         const std::size_t offset = offset_to_boundary(block_.get());
         if (offset != offset_ && size_ != 0) std::memmove(block_.get() + offset, begin(), size_);
         offset_ = offset;

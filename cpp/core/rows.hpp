@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "core/large_pages.hpp"
 #include "kernels/kernel_table.hpp"
 
 namespace constann {
@@ -28,7 +29,9 @@ struct CacheAligned {
     CacheAligned(const CacheAligned<U>&) noexcept {}
     T* allocate(std::size_t n) {
         if (n > PTRDIFF_MAX / sizeof(T)) throw std::bad_array_new_length();
-        return static_cast<T*>(::operator new(n * sizeof(T), std::align_val_t{64}));
+        void* block = ::operator new(n * sizeof(T), std::align_val_t{64});
+        ask_for_large_pages(block, n * sizeof(T));
+        return static_cast<T*>(block);
     }
     void deallocate(T* p, std::size_t) noexcept { ::operator delete(p, std::align_val_t{64}); }
     bool operator==(const CacheAligned&) const = default;
@@ -36,6 +39,7 @@ struct CacheAligned {
 
 using Floats = std::vector<float, CacheAligned<float>>;
 using Bytes = std::vector<std::byte, CacheAligned<std::byte>>;
+using Numbers = std::vector<std::uint32_t, CacheAligned<std::uint32_t>>;
 
 // A table of padded rows somewhere in memory: its own or a mapped file's. `stride` is a row's length in
 // bytes.

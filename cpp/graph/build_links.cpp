@@ -10,13 +10,13 @@
 namespace constann {
 namespace {
 
-constexpr std::size_t kPool = 72;            // nearest nodes that a new one chooses among
+constexpr std::size_t kPool = 88;            // nearest nodes that a new one chooses among
 constexpr std::uint64_t kLargestBatch = 50;  // one in so many of all nodes
 constexpr std::uint32_t kRoom = kMaxDegree;  // links of a node while building: pruned to kLinks beyond
 constexpr std::uint64_t kNodesPerTask = 64;
 constexpr std::uint64_t kTargetsPerTask = 128;
 // A neighbour is left out where one that was taken lies nearer to it than the node does, by this much.
-constexpr std::uint64_t kNearer = 9, kNearerOf = 10;
+constexpr std::uint64_t kNearer = 19, kNearerOf = 20;
 // By inner products a few long rows lie nearest to all and leave out most others: so many places of a new
 // node go to the nearest whatever is taken, and all places of a list that is pruned again. With none searches
 // of rows of different lengths take up to several times as long; with all, links to short rows get lost.
@@ -100,7 +100,7 @@ class Builder {
         Scratch& scratch = scratch_of_this_thread();
         const std::byte* query = measure_.at(node);
         descend(scratch.walk, levels_, measure_, query, linked, kPool);
-        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
+        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query, kPool);
         prune(node, scratch.walk.keys(), list(node).first(kLinks), kFilled);
     }
 
@@ -243,7 +243,7 @@ class Builder {
     }
 
     void keep_level(std::uint64_t nodes) {
-        std::vector<std::uint32_t> level(nodes * kUpperLinks);
+        Numbers level(nodes * kUpperLinks);
         take_lists(level, kUpperLinks, nodes);
         join_parts(level, kUpperLinks, measure_, nodes);
         const auto to = std::span(links_.upper).subspan(upper_taken_, level.size());
@@ -257,7 +257,7 @@ class Builder {
     const unsigned threads_;
     const Watch& watch_;
     const std::vector<std::uint64_t> sizes_;
-    std::vector<std::uint32_t> lists_;
+    Numbers lists_;
     std::vector<std::uint32_t> first_source_, next_source_, targets_, sources_;  // of the links of a batch
     Links links_;
     std::uint64_t upper_taken_ = 0;
@@ -267,8 +267,7 @@ class Builder {
 // See join_parts. A node is marked once it is known to be reached from node 0, and then to reach node 0.
 class Joiner {
   public:
-    Joiner(std::vector<std::uint32_t>& links, std::uint32_t degree, const Measure& measure,
-           std::uint64_t nodes)
+    Joiner(Numbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes)
         : links_(links), degree_(degree), measure_(measure), nodes_(nodes), needed_(nodes), marked_(nodes) {}
 
     void join() {
@@ -385,14 +384,14 @@ class Joiner {
     template <class Serves>
     std::optional<std::uint32_t> nearest(std::uint32_t node, const Serves& serves) {
         descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
-        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
+        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node), kPool);
         for (const std::uint64_t key : walk_.keys()) {
             if (serves(node_of(key))) return node_of(key);
         }
         return std::nullopt;
     }
 
-    std::vector<std::uint32_t>& links_;
+    Numbers& links_;
     const std::uint32_t degree_;
     const Measure& measure_;
     const std::uint64_t nodes_;
@@ -429,7 +428,7 @@ void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, c
             if (key != UINT64_MAX) walk.enter(key);
         }
         if (lowest) return;
-        walk.run(upper[level], measure, query);
+        walk.run(upper[level], measure, query, kEntries);
         best.fill(UINT64_MAX);
         std::copy(walk.keys().begin(), walk.keys().end(), best.begin());
     }
@@ -442,8 +441,7 @@ Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads,
     return links;
 }
 
-void join_parts(std::vector<std::uint32_t>& links, std::uint32_t degree, const Measure& measure,
-                std::uint64_t nodes) {
+void join_parts(Numbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes) {
     Joiner(links, degree, measure, nodes).join();
 }
 

@@ -53,7 +53,11 @@ class Graph::Search final : public Index::Searcher {
             static_cast<double>(graph.size()) / static_cast<double>(std::max<std::uint64_t>(allowed_, 1));
         const double pool = static_cast<double>(wanted) * share;
         scans_ = pool * static_cast<double>(kScanned) >= static_cast<double>(allowed_);
-        pool_ = scans_ ? 0 : std::min(nodes, static_cast<std::uint64_t>(pool));
+        if (scans_) return;
+        followed_ = std::min(nodes, static_cast<std::uint64_t>(pool));
+        // Codes put some of the nearest behind others: more are kept in view than followed.
+        const double kept = std::max(pool, static_cast<double>(best_) * share);
+        pool_ = kept < static_cast<double>(nodes) ? static_cast<std::uint64_t>(kept) : nodes;
     }
 
     void search(const RowsView& queries, std::span<NearestRows> nearest) override {
@@ -83,7 +87,7 @@ class Graph::Search final : public Index::Searcher {
             compared = s_.query_codes.data();
         }
         descend(s_.walk, graph_.upper_, measure_, compared, graph_.nodes(), pool_);
-        s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared);
+        s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared, followed_);
     }
 
     // The rows of the best nodes. False where there are too few that may be returned: those lie elsewhere.
@@ -152,7 +156,7 @@ class Graph::Search final : public Index::Searcher {
     const Measure measure_;
     std::uint64_t best_;  // nodes that are compared exactly
     bool scans_;
-    std::uint64_t pool_;
+    std::uint64_t followed_ = 0, pool_ = 0;  // nodes whose links are, and nodes in view
     Scratch& s_;
 };
 

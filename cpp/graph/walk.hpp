@@ -133,9 +133,9 @@ class Walk {
         offer(key & ~std::uint64_t{1});
     }
 
-    // Follows links from the nearest node on, until those of all in the pool were followed.
-    void run(const Level& level, const Measure& measure, const std::byte* query) {
-        for (std::size_t next = 0; next < size_;) {
+    // Follows links from the nearest node on, until those of the `followed` nearest in the pool were.
+    void run(const Level& level, const Measure& measure, const std::byte* query, std::size_t followed) {
+        for (std::size_t next = 0; next < std::min(size_, followed);) {
             if (keys_[next] & 1) {
                 ++next;
                 continue;
@@ -145,6 +145,8 @@ class Walk {
             const std::size_t count = meet_neighbours(level, measure, node_of(keys_[next]));
             measure.compare(query, std::span(neighbours_).first(count), answers_.data());
             ++next;
+            // The nearest of them is followed next, if any is: its links are on their way meanwhile.
+            if (count != 0) level.fetch(nearest_neighbour(count));
             for (std::size_t i = 0; i < count; ++i)
                 next = std::min(next, offer(node_key(answers_[i], neighbours_[i])));
         }
@@ -173,6 +175,12 @@ class Walk {
             measure.fetch(neighbour);
         }
         return count;
+    }
+
+    std::uint32_t nearest_neighbour(std::size_t count) const {
+        std::size_t nearest = 0;
+        for (std::size_t i = 1; i < count; ++i) nearest = answers_[i] < answers_[nearest] ? i : nearest;
+        return neighbours_[nearest];
     }
 
     // The place it got, or beyond all.

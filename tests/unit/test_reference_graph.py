@@ -183,7 +183,7 @@ def test_any_rows_make_what_the_reference_makes(
 # What is changed in the reference must show, or the tests above would prove nothing of it.
 RULES: list[tuple[Any, str, Any, str, str]] = [
     (reference_links, "LINKS", 31, "ordinary", "euclidean"),
-    (reference_links, "ROOM", 41, "ordinary", "euclidean"),
+    (reference_links, "ROOM", 41, "ordinary", "dot"),
     (reference_links, "POOL", 71, "ordinary", "euclidean"),
     (reference_links, "LARGEST_BATCH", 30, "ordinary", "euclidean"),
     (reference_links.Joiner, "join", lambda self: None, "sorted", "dot"),
@@ -192,7 +192,7 @@ RULES: list[tuple[Any, str, Any, str, str]] = [
     (reference_graph, "TRIAL_STREAM", 1, "ordinary", "dot"),
     (reference_graph, "TRIAL_QUERIES", 16, "ordinary", "euclidean"),
     (reference_graph, "LOST_AT_MOST", 20, "ordinary", "euclidean"),
-    (reference_graph, "FOUND", 900, "ordinary", "euclidean"),
+    (reference_graph, "FOUND", 900, "outlier dimension", "cosine"),
     (reference_graph, "ORDER_STREAM", 0, "ordinary", "euclidean"),
     (reference_graph, "ROTATION_STREAM", 0, "outlier dimension", "euclidean"),
     (reference_codes, "CLIPPED_SHARE", 100, "ordinary", "euclidean"),
