@@ -11,7 +11,7 @@ import pyarrow.csv
 
 __all__ = ["read_blocks"]
 
-_BLOCK = 1 << 24  # bytes of the file
+_BLOCK = 1 << 20  # bytes of the file
 _FIRST_LINE = 2  # after the line of names
 Block = tuple[int, Any, Any, Any]
 
@@ -47,6 +47,8 @@ def read_blocks(
         raise ValueError(f"there is no such column: {error.args[0]}") from None
     except pa.ArrowInvalid as error:
         raise ValueError(re.sub(r"\bRow #(\d+)", r"line \1", str(error))) from None
+    finally:
+        pa.default_memory_pool().release_unused()  # it would keep some hundred MiB
 
 
 def _numbers(batch: Any, columns: tuple[str, str, str | None], line: int) -> Iterator[Any]:
