@@ -197,6 +197,7 @@ def test_the_file_is_laid_out_as_its_page_says() -> None:
         "pair_items": struct.pack("<3I", 8, 0, 1),
         "pair_values": struct.pack("<3h", 3, 4, -2),
     }
+    assert pairs.fingerprint == "d09e33be5be4fc0d0107e6ec9e3826b8c5d3941ce2ffe5de9f33b14f39801d95"
 
 
 @pytest.mark.parametrize("setting", ["flushing", "rounding_up", "unmasked"])
