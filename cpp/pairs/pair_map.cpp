@@ -160,9 +160,8 @@ void PairMap::put(const Pair& pair) {
 }
 
 void PairMap::merge() {
-    const std::vector<Pair> pairs = recent_.in_order();
-    recent_ = RecentPairs();
-    table_.insert(pairs);
+    table_.insert(recent_.in_order());
+    recent_ = RecentPairs();  // not before: where memory ends, nothing is lost
 }
 
 void PairMap::settle() {
