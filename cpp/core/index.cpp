@@ -35,23 +35,6 @@ void read_all(const Matrix& matrix, Metric metric, std::uint32_t dim, std::span<
     });
 }
 
-// A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
-// be searched by nobody or lost on saving.
-void check_layout(const file::Header& found, const file::Header& written) {
-    const auto same_parameter = [](const file::Parameter& a, const file::Parameter& b) {
-        return a.tag == b.tag && a.value == b.value;
-    };
-    const auto same_section = [](const file::Section& a, const file::Section& b) {
-        return a.tag == b.tag && a.offset == b.offset && a.length == b.length;
-    };
-    if (!std::ranges::equal(found.parameters, written.parameters, same_parameter)) {
-        throw file::FormatError("its parameters are not those of its kind");
-    }
-    if (!std::ranges::equal(found.sections, written.sections, same_section)) {
-        throw file::FormatError("its sections are not those of its kind, in their order");
-    }
-}
-
 }  // namespace
 
 Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), metric_(metric), dim_(dim) {
@@ -123,7 +106,7 @@ void Index::become_file(std::span<std::byte> region, std::size_t rows_at, std::s
 void Index::reopen(std::span<const std::byte> file, std::shared_ptr<const void> memory) {
     check_settling();
     const file::Header header = file::parse(file);
-    check_layout(header, this->header());
+    file::check_layout(header, this->header());
     open_rows(header, file, std::move(memory));
     open_structure(header, file);
     own_rows_ = RowStore();
@@ -232,11 +215,13 @@ std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<con
         case file::Kind::graph:
             index = Graph::for_file(header);
             break;
+        case file::Kind::pairs:
+            throw file::FormatError("the file holds a map of pairs: open it with constann.PairMap.open()");
     }
     index->open_rows(header, file, std::move(memory));
     index->open_structure(header, file);
     index->built_.store(true, std::memory_order_release);
-    check_layout(header, index->header());
+    file::check_layout(header, index->header());
     return index;
 }
 

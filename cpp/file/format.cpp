@@ -80,12 +80,22 @@ void read_magic_and_revisions(Reader& reader) {
     expect(reader, std::uint32_t{0}, "the header has unknown flags:");
 }
 
+// A map of pairs has no vectors: what an index says of them is 0.
+void read_shape_of_pairs(Reader& reader, Header& header) {
+    for (int field = 0; field < 5; ++field)
+        expect(reader, std::uint32_t{0}, "the header of a map of pairs describes vectors:");
+    header.rows = reader.number<std::uint64_t>();
+    if (header.rows > kMaxRows) refuse("the header gives an impossible number of pairs:", header.rows);
+    expect(reader, std::uint64_t{0}, "the header of a map of pairs has a seed:");
+}
+
 void read_shape(Reader& reader, Header& header) {
     const auto kind = reader.number<std::uint32_t>();
-    if (kind < static_cast<std::uint32_t>(Kind::exact) || kind > static_cast<std::uint32_t>(Kind::graph)) {
+    if (kind < static_cast<std::uint32_t>(Kind::exact) || kind > static_cast<std::uint32_t>(Kind::pairs)) {
         refuse("this version of constann does not know index kind", kind);
     }
     header.kind = static_cast<Kind>(kind);
+    if (header.kind == Kind::pairs) return read_shape_of_pairs(reader, header);
     const auto metric = reader.number<std::uint32_t>();
     if (!metric_numbered(metric)) refuse("this version of constann does not know metric", metric);
     header.metric = static_cast<Metric>(metric);
@@ -163,11 +173,12 @@ std::vector<std::byte> encode(const Header& header) {
     out.number(kBuilderRevision);
     out.number(std::uint32_t{0});  // flags
     out.number(static_cast<std::uint32_t>(header.kind));
+    const bool vectors = header.kind != Kind::pairs;
     out.number(static_cast<std::uint32_t>(header.metric));
-    out.number(static_cast<std::uint32_t>(vector_type(header.metric)));
+    out.number(vectors ? static_cast<std::uint32_t>(vector_type(header.metric)) : 0u);
     out.number(static_cast<std::uint32_t>(header.ids));
     out.number(header.dim);
-    out.number(static_cast<std::uint32_t>(row_stride(header.metric, header.dim)));
+    out.number(vectors ? static_cast<std::uint32_t>(row_stride(header.metric, header.dim)) : 0u);
     out.number(header.rows);
     out.number(header.seed);
     out.number(file_length(header));
@@ -243,6 +254,21 @@ std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t le
     return found->value;
 }
 
+void check_layout(const Header& found, const Header& written) {
+    const auto same_parameter = [](const Parameter& a, const Parameter& b) {
+        return a.tag == b.tag && a.value == b.value;
+    };
+    const auto same_section = [](const Section& a, const Section& b) {
+        return a.tag == b.tag && a.offset == b.offset && a.length == b.length;
+    };
+    if (!std::ranges::equal(found.parameters, written.parameters, same_parameter)) {
+        throw FormatError("its parameters are not those of its kind");
+    }
+    if (!std::ranges::equal(found.sections, written.sections, same_section)) {
+        throw FormatError("its sections are not those of its kind, in their order");
+    }
+}
+
 const char* name_of(SectionTag tag) {
     switch (tag) {
         case SectionTag::rows:
@@ -281,6 +307,14 @@ const char* name_of(SectionTag tag) {
             return "id_text";
         case SectionTag::id_order:
             return "id_order";
+        case SectionTag::pair_users:
+            return "pair_users";
+        case SectionTag::pair_starts:
+            return "pair_starts";
+        case SectionTag::pair_items:
+            return "pair_items";
+        case SectionTag::pair_values:
+            return "pair_values";
     }
     return "of unknown tag";
 }
@@ -293,6 +327,8 @@ const char* name_of(Kind kind) {
             return "forest";
         case Kind::graph:
             return "graph";
+        case Kind::pairs:
+            return "pairs";
     }
     return "of unknown number";
 }

@@ -28,7 +28,12 @@ inline constexpr std::uint32_t kBuilderRevision = 0;     // what bytes a build m
 inline constexpr std::size_t kDigestLength = 32;  // SHA-256
 inline constexpr std::uint64_t kSectionAlignment = 64;
 
-enum class Kind : std::uint32_t { exact = 1, forest = 2, graph = 3 };
+enum class Kind : std::uint32_t {
+    exact = 1,
+    forest = 2,
+    graph = 3,
+    pairs = 4
+};  // pairs is no index, see pairs/pair_map.hpp
 enum class VectorType : std::uint32_t { float32 = 1, bits = 4 };  // 2 float16, 3 int8: reserved
 enum class IdKind : std::uint32_t { rows = 0, int64 = 1, strings = 2 };
 
@@ -47,6 +52,8 @@ enum class ParameterTag : std::uint32_t {
     links = 12,
     upper_links = 13,
     rotated = 14,
+    value_type = 16,
+    pair_users = 17,
 };
 enum class SectionTag : std::uint32_t {
     rows = 1,
@@ -67,6 +74,10 @@ enum class SectionTag : std::uint32_t {
     node_bounds = 33,
     links = 34,
     upper_links = 35,  // 36 to 47: for rows added to and removed from a built graph
+    pair_users = 48,
+    pair_starts = 49,
+    pair_items = 50,
+    pair_values = 51,
 };
 
 struct Parameter {
@@ -83,7 +94,7 @@ struct Section {
 
 struct Header {
     Kind kind;
-    Metric metric;
+    Metric metric;  // this and what follows, up to rows, is 0 for pairs
     IdKind ids;
     std::uint32_t dim;
     std::uint64_t rows;
@@ -121,6 +132,10 @@ std::span<const std::byte> section(const Header& header, std::span<const std::by
 
 // The value of a parameter between `least` and `most`; throws FormatError.
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most);
+
+// A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
+// be read by nobody or lost on saving. Throws FormatError.
+void check_layout(const Header& found, const Header& written);
 
 const char* name_of(SectionTag tag);
 const char* name_of(Kind kind);

@@ -10,6 +10,7 @@
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
 #include "graph/graph.hpp"
+#include "pairs/pair_map.hpp"
 
 namespace constann::python {
 
@@ -44,5 +45,7 @@ class type_caster<constann::Graph> : public constann::python::FinishedInstance<c
 template <>
 class type_caster<constann::annoy::Nodes>
     : public constann::python::FinishedInstance<constann::annoy::Nodes> {};
+template <>
+class type_caster<constann::PairMap> : public constann::python::FinishedInstance<constann::PairMap> {};
 
 }  // namespace pybind11::detail

@@ -22,6 +22,8 @@
 #include "python/arrays.hpp"
 #include "python/calls.hpp"
 #include "python/finished_instances.hpp"
+#include "python/pairs_module.hpp"
+#include "python/sections.hpp"
 
 namespace py = pybind11;
 
@@ -154,42 +156,6 @@ py::array stored_rows(const Index& index, const py::array_t<std::int64_t, py::ar
         std::memcpy(to + static_cast<std::size_t>(i) * length, index.rows()[row], length);
     }
     return out;
-}
-
-// The bytes of a section, exported through the buffer protocol without a copy; they keep their index alive.
-struct SectionBytes {
-    py::object index;
-    std::span<const std::byte> bytes;
-};
-
-py::buffer_info export_bytes(const SectionBytes& section) {
-    return py::buffer_info(reinterpret_cast<const std::uint8_t*>(section.bytes.data()),
-                           static_cast<py::ssize_t>(section.bytes.size()));
-}
-
-// The sections a file of this index holds, as (name, bytes), in the order of the file.
-py::list contents(const py::object& self) {
-    py::list all;
-    for (const file::Content& content : self.cast<const Index&>().contents()) {
-        all.append(py::make_tuple(file::name_of(content.tag),
-                                  py::memoryview(py::cast(SectionBytes{self, content.bytes}))));
-    }
-    return all;
-}
-
-// The offset of each section, and the header's bytes with the sections' digests filled in.
-py::tuple encode_header(const Index& index, const std::vector<std::string>& digests) {
-    file::Header header = index.header();
-    if (digests.size() != header.sections.size())
-        throw py::value_error("one digest is needed for each section");
-    std::vector<std::uint64_t> offsets;
-    for (std::size_t i = 0; i < digests.size(); ++i) {
-        if (digests[i].size() != file::kDigestLength) throw py::value_error("a digest has 32 bytes");
-        std::memcpy(header.sections[i].digest.data(), digests[i].data(), file::kDigestLength);
-        offsets.push_back(header.sections[i].offset);
-    }
-    const std::vector<std::byte> bytes = file::encode(header);
-    return py::make_tuple(offsets, py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
 
 // Puts the rows into a writable buffer from `offset` on, where those added so far are already.
@@ -371,8 +337,8 @@ void bind_indexes(py::module_& module) {
         .def("search", &search, py::arg("queries"), py::arg("k") = 10, py::arg("effort") = py::none(),
              py::arg("threads") = py::none(), py::arg("allowed") = py::none(),
              py::arg("exclude") = py::none(), kSearchDoc)
-        .def("_contents", &contents)
-        .def("_encode_header", &encode_header, py::arg("digests"))
+        .def("_contents", &contents<Index>)
+        .def("_encode_header", &encode_header<Index>, py::arg("digests"))
         .def("_place_rows", &place_rows, py::arg("buffer"), py::arg("offset"))
         .def("_become_file", &become_file, py::arg("buffer"), py::arg("rows_at"), py::arg("head"))
         .def("_reopen", &reopen, py::arg("buffer"))
@@ -461,4 +427,5 @@ PYBIND11_MODULE(_core, module) {
     python::bind_kernels(module);
     python::bind_indexes(module);
     python::bind_annoy(module);
+    python::bind_pairs(module);
 }

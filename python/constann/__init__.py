@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from constann.errors import FileFormatError
     from constann.indexes import Exact, Forest, Graph, Index, build
     from constann.indexes import open_index as open
+    from constann.pairs import PairMap
     from constann.recorder import recording
 
     __version__: str
@@ -22,6 +23,7 @@ __all__ = [
     "Forest",
     "Graph",
     "Index",
+    "PairMap",
     "__version__",
     "build",
     "kernels",
@@ -36,6 +38,7 @@ _PLACES = {
     "Forest": ("constann.indexes", "Forest"),
     "Graph": ("constann.indexes", "Graph"),
     "Index": ("constann.indexes", "Index"),
+    "PairMap": ("constann.pairs", "PairMap"),
     "build": ("constann.indexes", "build"),
     "open": ("constann.indexes", "open_index"),
     "recording": ("constann.recorder", "recording"),

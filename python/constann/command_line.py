@@ -55,6 +55,13 @@ def _print_json(answer: dict[str, Any]) -> None:
     click.echo(json.dumps(_finite(answer), ensure_ascii=False))
 
 
+def _searchable(opened: Any, path: Path) -> constann.Index:
+    if isinstance(opened, constann.PairMap):
+        raise click.UsageError(f"{path} holds a map of pairs, which is no index")
+    index: constann.Index = opened
+    return index
+
+
 @contextlib.contextmanager
 def _progress(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a bar on a terminal, a line at each tenth in a pipe, nothing if quiet."""
@@ -179,7 +186,7 @@ def query(
     """
     if out is not None and out.suffix not in (".npz", ".ivecs", ".tsv"):
         raise click.UsageError(f"--out takes .npz, .ivecs or .tsv, not {out.name}")
-    opened = constann.open(index, memory=memory)
+    opened = _searchable(constann.open(index, memory=memory), index)
     ids, distances = opened.search(
         vector_files.read(queries, array),
         k,
@@ -231,19 +238,15 @@ def _named(index: constann.Index, ids: Any) -> Any:
 @_as_json
 def info(index: Path, as_json: bool) -> None:
     """Say what INDEX holds: kind, metric, rows, parameters, sections, fingerprint."""
-    opened = constann.open(index)
+    opened: Any = constann.open(index)
     kinds = ("row numbers", "int64", "strings")
-    answer: dict[str, Any] = {
-        "index": str(index),
-        "kind": type(opened).__name__.lower(),
-        "metric": opened.metric,
-        "dim": opened.dim,
-        "rows": len(opened),
-        "ids": kinds[opened._id_kind],
-        "seed": opened.seed,
-        "bytes": index.stat().st_size,
-        "fingerprint": opened.fingerprint,
-    }
+    answer: dict[str, Any] = {"index": str(index), "kind": type(opened).__name__.lower()}
+    if isinstance(opened, constann.PairMap):
+        answer |= {"dtype": str(opened.dtype), "pairs": len(opened), "users": len(opened.users())}
+    else:
+        answer |= {"metric": opened.metric, "dim": opened.dim, "rows": len(opened)}
+        answer |= {"ids": kinds[opened._id_kind], "seed": opened.seed}
+    answer |= {"bytes": index.stat().st_size, "fingerprint": opened.fingerprint}
     if isinstance(opened, constann.Forest):
         answer |= {"trees": opened.trees, "effort": opened.effort, "leaf capacity": opened.leaf_capacity}
         answer |= {"code bits": opened.code_bits}
@@ -319,7 +322,7 @@ def bench(
     index: Path, queries: Path, k: int, array: str | None, efforts: str, threads: int | None, as_json: bool
 ) -> None:
     """Measure recall against exact search, and queries a second, at several efforts."""
-    opened = constann.open(index)
+    opened = _searchable(constann.open(index), index)
     rows = vector_files.read(queries, array)
     exact = constann.Exact(opened.dim, opened.metric)  # type: ignore[arg-type]
     exact.add(opened._stored_rows(np.arange(len(opened))))

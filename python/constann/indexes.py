@@ -1,7 +1,6 @@
 """The kinds of index as users meet them. The core computes; here an index only learns to be saved and identified."""
 
 import operator
-import os
 import pickle
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import numpy.typing as npt
 # kernels is imported for what it does: no index is built or searched before CONSTANN_KERNELS was obeyed.
 from constann import _core, kernels, storage  # noqa: F401
 from constann.disk_building import DiskBuilding
-from constann.errors import FileFormatError
+from constann.pairs import PairMap
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -414,7 +413,8 @@ def open_index(
     Returns
     -------
     Index
-        An `Exact`, a `Forest` or a `Graph`, as the file says.
+        An `Exact`, a `Forest` or a `Graph`, as the file says. Of a map of pairs the `PairMap`, though it is no index:
+        `PairMap.open` says so to type checkers.
 
     Raises
     ------
@@ -425,12 +425,11 @@ def open_index(
     ValueError
         There is no such memory mode.
     """
-    try:
-        return from_buffer(*storage.read(source, verify, memory))
-    except FileFormatError as error:
-        if not isinstance(source, (str, os.PathLike)):
-            raise
-        raise FileFormatError(f"{os.fspath(source)}: {error}") from None
+    with storage.naming(source):
+        kind, buffer, parts = storage.read(source, verify, memory)
+        if kind == "pairs":
+            return PairMap._of_buffer(buffer, parts)  # type: ignore[return-value]
+        return from_buffer(kind, buffer, parts)
 
 
 def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> Index:

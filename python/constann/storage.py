@@ -8,7 +8,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
 
@@ -18,15 +18,15 @@ from constann.errors import FileFormatError
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-    from constann.indexes import Index
-
 __all__ = [
     "MEMORY_MODES",
     "HeaderParts",
     "Path",
     "Source",
+    "Stored",
     "check_place",
     "header_parts",
+    "naming",
     "read",
     "save",
     "settled_parts",
@@ -56,14 +56,27 @@ class HeaderParts(NamedTuple):
         return self.digest.hex()
 
 
-def header_parts(index: "Index") -> HeaderParts:
+class Stored(Protocol):
+    """What can be written: an index, or a map of pairs."""
+
+    _parts: HeaderParts | None
+
+    @property
+    def built(self) -> bool:
+        """Whether there is something to write."""
+
+    def _contents(self) -> list[tuple[str, memoryview]]: ...
+    def _encode_header(self, digests: list[bytes]) -> tuple[list[int], bytes]: ...
+
+
+def header_parts(index: Stored) -> HeaderParts:
     """Return the header of a built index, computing the digests of its sections the first time."""
     if not index.built:
         raise ValueError("the index is not built: call build() first")
     return settled_parts(index)
 
 
-def settled_parts(index: "Index") -> HeaderParts:
+def settled_parts(index: Stored) -> HeaderParts:
     """Return the header of an index that is built, also where it cannot be used yet because its file is being made."""
     if index._parts is None:
         digests = [hashlib.sha256(content).digest() for _, content in index._contents()]
@@ -72,7 +85,7 @@ def settled_parts(index: "Index") -> HeaderParts:
     return index._parts
 
 
-def save(index: "Index", target: Path | BinaryIO) -> None:
+def save(index: Stored, target: Path | BinaryIO) -> None:
     """Write `index` beside a path and put it there in one step, or into an open file; see `Index.save`."""
     contents = _contents(index, header_parts(index))
     if isinstance(target, (str, os.PathLike)):
@@ -81,7 +94,7 @@ def save(index: "Index", target: Path | BinaryIO) -> None:
         _write_all(target, contents)
 
 
-def to_bytes(index: "Index") -> bytearray:
+def to_bytes(index: Stored) -> bytearray:
     """Return what the file of `index` holds."""
     whole = bytearray()
     for content in _contents(index, header_parts(index)):
@@ -114,7 +127,7 @@ def write_atomically(path: Path, contents: Iterable["ReadableBuffer"]) -> None:
     sync_folder(os.path.dirname(path) or ".")
 
 
-def _contents(index: "Index", parts: HeaderParts) -> Iterator["ReadableBuffer"]:
+def _contents(index: Stored, parts: HeaderParts) -> Iterator["ReadableBuffer"]:
     """Give the bytes of an index file, in order."""
     yield parts.encoded + parts.digest
     end = len(parts.encoded) + _DIGEST_LENGTH
@@ -173,6 +186,17 @@ def read(source: Source, verify: bool, memory: str) -> tuple[str, "ReadableBuffe
         if verify:
             _verify_sections(view, length + _DIGEST_LENGTH, sections)
     return kind, content, HeaderParts(encoded, digest, [offset for _, offset, _, _ in sections])
+
+
+@contextlib.contextmanager
+def naming(source: Source, kind: type[ValueError] = FileFormatError) -> Iterator[None]:
+    """Put the path, where there is one, before what is wrong with the file."""
+    try:
+        yield
+    except kind as error:
+        if not isinstance(source, (str, os.PathLike)):
+            raise
+        raise kind(f"{os.fspath(source)}: {error}") from None
 
 
 def _content(source: Source, memory: str) -> "ReadableBuffer":

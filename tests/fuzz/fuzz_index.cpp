@@ -1,6 +1,6 @@
-// Opens any bytes as an index file and as an Annoy file and searches them: must end in an answer or a
-// FormatError, never a crash, a hang or a read out of bounds. With clang it is a libFuzzer target; with
-// CONSTANN_FUZZ_MAIN it mutates the files it is given by itself, the same way each time:
+// Opens any bytes as an index file, as a map of pairs and as an Annoy file and searches them: must end in an
+// answer or a FormatError, never a crash, a hang or a read out of bounds. With clang it is a libFuzzer
+// target; with CONSTANN_FUZZ_MAIN it mutates the files it is given by itself, the same way each time:
 //
 // fuzz_index FIRST COUNT FILE...
 #include <algorithm>
@@ -20,6 +20,7 @@
 #include "core/index.hpp"
 #include "core/random.hpp"
 #include "kernels/floating_point.hpp"
+#include "pairs/pair_map.hpp"
 
 namespace {
 
@@ -131,6 +132,26 @@ void measure_items(const constann::annoy::Nodes& nodes) {
     }
 }
 
+// Looked up, changed and written out; each by itself, as a damaged map refuses at any moment.
+void try_pairs(std::span<const std::byte> bytes) {
+    attempt([&] {
+        constann::PairMap map(bytes, nullptr);
+        if (map.size() > kSearchedRows) return;
+        for (const std::uint32_t user : {0u, 1u, 5u, 7u, 0xffffffffu}) {
+            attempt([&] { map.pairs_of(user); });
+            attempt([&] { map.find(user, 3); });
+        }
+        const std::vector<std::uint32_t> users = {5, 0, 7, 5}, items = {3, 1, 0xffffffff, 3};
+        const std::vector<std::int64_t> integers = {1, -100, 30'000, 1};
+        const std::vector<float> floats = {1.5f, -2.0f, 0.0f, 3e38f};
+        constann::PairUpdates updates{constann::Update::add, users, items, std::span(integers), users.size()};
+        if (map.type() == constann::ValueType::float32) updates.numbers = std::span(floats);
+        attempt([&] { map.apply(updates, [](std::uint64_t) { return std::string(); }); });
+        attempt([&] { map.settle(); });
+        attempt([&] { map.pairs_of(5); });
+    });
+}
+
 void try_annoy(Metric metric, std::span<const std::byte> bytes) {
     constexpr std::uint32_t kDim = 5;
     attempt([&] {
@@ -156,6 +177,7 @@ void try_input(std::span<const std::byte> input) {
     const auto what = static_cast<std::uint32_t>(input[0]) % 6;
     if (what == 0) {
         try_index(content);
+        try_pairs(content);
     } else {
         try_annoy(static_cast<Metric>(what), content);
     }

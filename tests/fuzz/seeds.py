@@ -17,7 +17,7 @@ ANNOY_DIM = 5  # as fuzz_index.cpp takes it
 
 
 def indexes() -> dict[str, bytes]:
-    """Index files by name."""
+    """Files of indexes and of maps of pairs, by name."""
     rows = np.random.default_rng(1).standard_normal((60, ANNOY_DIM)).astype(np.float32)
     made = {path.stem: path.read_bytes() for path in sorted(GOLDEN.glob("*.constann"))}
     for metric in ("cosine", "euclidean", "manhattan", "dot"):
@@ -35,6 +35,10 @@ def indexes() -> dict[str, bytes]:
         made[f"graph-{metric}-{graph.code_bits}"] = graph.to_bytes()
     made["numbers"] = constann.build(rows, kind="forest", ids=np.arange(60)[::-1] * 7).to_bytes()
     made["strings"] = constann.build(rows, kind="exact", ids=[f"{i % 7} and {i}" for i in range(60)]).to_bytes()
+    for dtype in ("int16", "float32"):
+        pairs = constann.PairMap(dtype)
+        pairs.set([0, 5, 5, 5, 7, 2**32 - 1], [1, 3, 4, 9, 0, 2**32 - 1], [1, -2, 3, 4, 5, 6])
+        made[f"pairs-{dtype}"] = pairs.to_bytes()
     return made
 
 

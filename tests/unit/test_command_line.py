@@ -140,6 +140,19 @@ def test_info_and_bench_tell_what_there_is(folder: Path, capsys: pytest.CaptureF
     assert low["recall"] <= high["recall"] == 1.0 and high["queries a second"] > 0
 
 
+def test_a_map_of_pairs_is_described_and_not_searched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = constann.PairMap()
+    pairs.add([1, 1, 2], [1, 2, 1])
+    pairs.save("seen")
+    assert run("verify", "seen") == 0 and run("info", "seen", "--json") == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (answer["kind"], answer["dtype"], answer["pairs"], answer["users"]) == ("pairmap", "int16", 3, 2)
+    assert answer["fingerprint"] == pairs.fingerprint
+    for command in ("query", "bench"):
+        assert run(command, "seen", "queries.npy") == 2
+        assert "seen holds a map of pairs, which is no index" in capsys.readouterr().err
+
+
 def test_convert_goes_both_ways(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("build", "rows.npy", "a.constann", "--metric", "euclidean", "-q")
     assert run("convert", "a.constann", "a.ann") == 0

@@ -68,7 +68,7 @@ def mutate(program: Path, first: int, count: int, seeds: list[Path]) -> "subproc
 
 def test_seeds_are_of_every_kind_of_file(seeds: list[Path]) -> None:
     names = {path.name for path in seeds}
-    assert {"numbers", "strings", "coded-cosine", "annoy-hamming-packed", "annoy-dot-holes"} <= names
+    assert {"numbers", "strings", "coded-cosine", "annoy-hamming-packed", "annoy-dot-holes", "pairs-int16"} <= names
     assert {"graph-cosine-4", "graph-euclidean-7", "graph-dot-7", "graph-euclidean-0", "graph-dot"} <= names
     assert {f"annoy-{metric}" for metric in ("cosine", "euclidean", "manhattan", "dot", "hamming")} <= names
 
