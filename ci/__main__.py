@@ -14,6 +14,7 @@ from ci import (
     cibuildwheel,
     data_set,
     engine,
+    fetch,
     finish,
     gate,
     host,
@@ -23,6 +24,7 @@ from ci import (
     macos_kernels,
     platforms,
     python_headers,
+    recordings,
     reproduce,
     rootfs,
     undo,
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_arguments(_register(commands, "upstream", upstream.run))
     macos_kernels.add_arguments(_register(commands, "macos", macos_kernels.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
+    fetch.add_arguments(_register(commands, "fetch", fetch.run))
     _register(commands, "undo", undo_all)
     return parser
 
@@ -143,6 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         rootfs.RootError,
         data_set.DataError,
         gate.GateError,
+        recordings.RecordingsError,
         index_page.IndexPageError,
         WheelError,
         ToolchainError,

@@ -133,6 +133,7 @@ def _row_as_json(row: matrix.Row) -> dict[str, Any]:
     return {
         "machine": row.machine.full_name,
         "emulated": row.emulated,
+        "kept": row.kept,
         "runs": row.runs,
         "bits": row.bits,
         "failure": row.failure,
@@ -177,7 +178,7 @@ def _table(name: str, rows: Sequence[matrix.Row]) -> Table:
         features = " ".join(each for each in _TELLING if each in facts.get("cpu_features", [])) or "(baseline)"
         table.add_row(
             row.machine.full_name,
-            "emulated" if row.emulated else "native",
+            ("emulated" if row.emulated else "native") + (", kept" if row.kept else ""),
             features if facts else "-",
             facts.get("kernels", "-"),
             *_measured(row),
