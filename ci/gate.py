@@ -213,8 +213,8 @@ def run_matrix(work: Work) -> list[str]:
     with work.open_machines({**work.wheels, **others}) as ready:
         rows = [(machine, machine.model is not None) for machine in chosen]
         sliced = matrix.Data(work.data.vectors, work.data.queries, matrix.SLICE_ROWS)
-        keeping = kept_answers.KeptAnswers(ready, ready.identity, cache.folder("answers"))
-        work.rows["slice"] = matrix.run_matrix(ready if work.again else keeping, rows, sliced, work.folder / "slice")
+        keeping = kept_answers.KeptAnswers(ready, ready.identity, cache.folder("answers"), again=work.again)
+        work.rows["slice"] = matrix.run_matrix(keeping, rows, sliced, work.folder / "slice")
         native = [(machine, emulated) for machine, emulated in rows if not emulated]
         if native and not work.data.carried:
             say("the whole set, on the native machines")

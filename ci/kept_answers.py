@@ -32,12 +32,22 @@ class KeptAnswers:
         Returns all that a machine is, besides its facts in platforms/: its build, its image, the CPU below.
     folder
         Where answers are kept.
+    again
+        Run everything, and keep it anew.
     """
 
-    def __init__(self, machines: matrix.Machines, identify: Callable[[Machine], Sequence[str]], folder: Path) -> None:
+    def __init__(
+        self,
+        machines: matrix.Machines,
+        identify: Callable[[Machine], Sequence[str]],
+        folder: Path,
+        *,
+        again: bool = False,
+    ) -> None:
         self._machines = machines
         self._identify = identify
         self._folder = folder
+        self._again = again
 
     def run(
         self,
@@ -52,7 +62,7 @@ class KeptAnswers:
         (output,) = (path for path, inside in mounts.items() if not inside.endswith(":ro"))
         facts = [asdict(machine), *self._identify(machine), list(arguments), sorted(given.items()), dict(environment)]
         entry = self._folder / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.json"
-        kept = self._restore(entry, output)
+        kept = None if self._again else self._restore(entry, output)
         if kept:
             return Run(machine, Outcome.FINISHED, 0, kept["output"], "", kept["seconds"], kept=kept["date"])
         run = self._machines.run(machine, arguments, mounts, environment, timeout)
