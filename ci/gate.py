@@ -5,6 +5,7 @@ A stage is one line in STAGES: a name, what it shows, and a function that return
 
 import argparse
 import os
+import platform as computer
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,7 @@ from ci import (
     oldest_system,
     other_builds,
     platforms,
+    project,
     recordings,
     reproduce,
     resolvers,
@@ -142,7 +144,9 @@ def build_wheels(work: Work) -> list[str]:
         wanted = [*wanted, *(each for each in work.targets.values() if each.name not in work.platforms)]
         pythons = work.facts.wheels
     with step("wheels"):
-        built = wheels.build_wheels(wanted, ROOT, folder_of_wheels(work), cache=cache.folder("wheels"), pythons=pythons)
+        built = wheels.build_wheels(
+            wanted, ROOT, folder_of_wheels(work.folder), cache=cache.folder("wheels"), pythons=pythons
+        )
     work.wheels |= {WheelKey(*key): path for key, path in built.items()}
     return []
 
@@ -362,6 +366,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="qemu-user: the same wheels without Docker, root or binfmt, in Debian's packages unpacked into a folder",
     )
     parser.add_argument(
+        "--project", type=Path, metavar="DIR", help="gate another project, as [tool.gate] of its pyproject.toml says"
+    )
+    parser.add_argument(
         "--offline", type=Path, metavar="DIR", help="use what `./ci/run fetch DIR` has fetched, and no network"
     )
     parser.add_argument(
@@ -386,6 +393,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.undo:
         undo.undo()
         return 0
+    if arguments.project:
+        return _run_project(arguments)
     data = find_data(arguments.data or Path(os.environ.get("CONSTANN_DATA") or CARRIED_DATA))
     containers = arguments.engine == "docker"
     if arguments.offline:
@@ -414,6 +423,35 @@ def run(arguments: argparse.Namespace) -> int:
         report.problems += release_problems(work, report)
     report.show(folder)
     return 0 if report.passed else 1
+
+
+def _run_project(arguments: argparse.Namespace) -> int:
+    """Run the gate of another project, or of any: wheels, audit, machines, and which of them disagree."""
+    containers = arguments.engine == "docker"
+    if arguments.offline:
+        offline.go_offline(arguments.offline)
+    source = arguments.project.resolve()
+    known = platforms.load()
+    settings = project.read_settings(source, known)
+    folder = fresh_folder(arguments.report)
+    result = project.Result(source.name)
+    project.build(source, settings, known, folder_of_wheels(folder), result)
+    built = project.built_wheels(result)
+    with ExitStack() as stack:
+        work = Work(find_data(CARRIED_DATA), folder, [], containers=containers)
+        architecture = computer.machine()
+        if built and containers:
+            chosen = [known[name] for name in settings.platforms or known]
+            work.found = stack.enter_context(engine.running(list(known.values())))
+            work.prepared = images.prepare(work.found, chosen, work.facts, settings.pythons)
+            architecture = work.found.architecture
+        names = dict.fromkeys(key.platform for key in built)
+        rows = [row for name in names for row in project.rows_of(settings, known[name], architecture)]
+        if rows:
+            with work.open_machines(built) as ready:
+                project.run_machines(ready, rows, source, settings, output=folder / "machines", result=result)
+    project.show(result, folder)
+    return 0 if result.passed else 1
 
 
 def chosen_stages(only: Sequence[str] | None, without: Sequence[str] | None) -> list[Stage]:
@@ -497,7 +535,7 @@ def _conclude(work: Work, checks: Sequence[Check]) -> Report:
     rows = [row for rows in work.rows.values() for row in rows]
     report.wheels = verdict.describe_wheels(work.wheels, list(work.targets.values()), wheels.released_pythons(), rows)
     report.remarks += verdict.not_proven(report.wheels)
-    report.remarks += work.elsewhere.remarks(work.released or folder_of_wheels(work))
+    report.remarks += work.elsewhere.remarks(work.released or folder_of_wheels(work.folder))
     if not work.containers:
         report.remarks.append(trees.SAYS)
     if without:
@@ -522,9 +560,9 @@ def release_problems(work: Work, report: Report) -> list[str]:
     return problems
 
 
-def folder_of_wheels(work: Work) -> Path:
-    """Return where this gate leaves the wheels that it built."""
-    return work.folder / "wheels"
+def folder_of_wheels(report: Path) -> Path:
+    """Return where a gate leaves the wheels that it built."""
+    return report / "wheels"
 
 
 def _is_possible(machine: Machine, work: Work) -> bool:

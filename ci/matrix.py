@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ci import core_program
 from ci.machines import Run
 from ci.platforms import Machine
 from ci.progress import say
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "workload.py"
 METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
@@ -131,7 +134,7 @@ def run_matrix(
         shared = row if row.runs else None
     if shared is not None:
         folder = shared.folder
-        _run_all(machines, waiting, lambda row: _run_row(machines, row, data, load=folder))
+        side_by_side(machines, waiting, lambda row: _run_row(machines, row, data, load=folder))
         _load_deviants(machines, results, shared, data, output / "deviants")
     compare(results)
     return results
@@ -162,12 +165,12 @@ def run_beside(machines: Machines, witnesses: Sequence[Row], odd: Machine, data:
     return results
 
 
-def _run_all(machines: Machines, rows: Sequence[Row], run: Callable[[Row], None]) -> None:
+def side_by_side(machines: Machines, items: Sequence[_Item], run: Callable[[_Item], _Answer]) -> list[_Answer]:
+    """Run something for each item, as many at a time as there are CPUs; return what came of each, in their order."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        runs = [pool.submit(run, row) for row in rows]
+        runs = [pool.submit(run, item) for item in items]
         try:
-            for done in runs:
-                done.result()
+            return [done.result() for done in runs]
         except BaseException:
             # The pool waits for what runs: end it, or Ctrl-C would take as long as the runs.
             for waiting in runs:
@@ -251,7 +254,7 @@ def _load_deviants(machines: Machines, rows: Sequence[Row], shared: Row, data: D
                 (deviants / f"{name}-{digest.hex()[:12]}.constann").write_bytes(content)
     if deviants.exists():
         say("some machines built other bytes: every machine loads those as well")
-        _run_all(
+        side_by_side(
             machines,
             [row for row in rows if row.runs],
             lambda row: _run_row(machines, row, data, deviants, into="deviants", load_only=True),
