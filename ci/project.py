@@ -83,7 +83,7 @@ def read_settings(folder: Path, known: Mapping[str, Platform]) -> Settings:
     except (OSError, ValueError) as error:
         raise ProjectError(f"{path}: {error}") from None
     if not isinstance(table, dict):
-        raise ProjectError(f"{path} has no [tool.gate]: docs/gating-a-project.md says what it holds")
+        raise ProjectError(f"{path} has no [tool.gate]: docs/gate.md says what it holds")
     given: dict[str, Any] = {
         key.replace("-", "_"): tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
