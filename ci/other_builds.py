@@ -44,7 +44,7 @@ def build(
     """
     compiled = [platforms[key.platform] for key in wanted if key.built_by != "musl"]
     missing = sorted({package for each in compiled for package in compilers.missing_packages(each)})
-    if missing and may_install and host.distribution() and host.is_root():
+    if missing and host.distribution() and (host.is_disposable() or (may_install and host.is_root())):
         say(f"to install, for the builds by other compilers: {' '.join(missing)} (apt-get), about 600 MB of disk")
         host.install(missing)
     built, problems = {}, []
