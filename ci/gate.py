@@ -31,6 +31,7 @@ from ci import (
     offline,
     oldest_system,
     other_builds,
+    pages,
     platforms,
     project,
     recordings,
@@ -422,6 +423,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.release:
         report.problems += release_problems(work, report)
     report.show(folder)
+    pages.write(report, folder)
     return 0 if report.passed else 1
 
 
