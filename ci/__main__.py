@@ -44,7 +44,8 @@ def list_machines(_: argparse.Namespace) -> int:
     for platform in platforms.load().values():
         for machine in platform.machines:
             cpu = machine.model or "the engine's own CPU, each kernel set forced"
-            print(f"{machine.full_name:28} numpy {machine.numpy:8} {machine.kernels or '':10} {cpu}")
+            numpy = f"numpy {machine.numpy}" if machine.numpy else "no Python"
+            print(f"{machine.full_name:36} {numpy:14} {machine.built_by or 'zig':14} {machine.kernels or '':10} {cpu}")
     return 0
 
 
