@@ -251,7 +251,7 @@ def join_recordings(work: Work) -> list[str]:
     """Compare recordings of machines that are not here with one of this gate's own."""
     if not work.recorded:
         return []
-    (machine, *_) = [row for row in work.expected_machines() if row.numpy and not row.built_by]
+    machine = next(row for row in work.expected_machines() if row.wheel in work.wheels and not row.built_by)
     release = [path for key, path in work.wheels.items() if key.built_by or work.released is None]
     with work.open_machines(work.wheels) as ready:
         work.elsewhere = recordings.join(
@@ -428,7 +428,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_project(arguments: argparse.Namespace) -> int:
-    """Run the gate of another project, or of any: wheels, audit, machines, and which of them disagree."""
+    """Run the gate of another project: wheels, audit, machines, and which of them disagree."""
     containers = arguments.engine == "docker"
     if arguments.offline:
         offline.go_offline(arguments.offline)
