@@ -145,7 +145,7 @@ def build_wheels(work: Work) -> list[str]:
         wanted = [*wanted, *(each for each in work.targets.values() if each.name not in work.platforms)]
         pythons = work.facts.wheels
     with step("wheels"):
-        built = wheels.build_wheels(
+        built = wheels.keep_wheels(
             wanted, ROOT, folder_of_wheels(work.folder), cache=cache.folder("wheels"), pythons=pythons
         )
     work.wheels |= {WheelKey(*key): path for key, path in built.items()}

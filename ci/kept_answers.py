@@ -17,7 +17,6 @@ from typing import Any
 
 from ci import cache, matrix
 from ci.machines import Outcome, Run
-from ci.other_builds import digest_of
 from ci.platforms import Machine
 
 
@@ -58,7 +57,9 @@ class KeptAnswers:
         timeout: float,
     ) -> Run:
         """Give the kept answer of the same run, or run it and keep what it answers."""
-        given = {inside: digest_of(_read_by_runs(path)) for path, inside in mounts.items() if inside.endswith(":ro")}
+        given = {
+            inside: cache.digest_of(_read_by_runs(path)) for path, inside in mounts.items() if inside.endswith(":ro")
+        }
         (output,) = (path for path, inside in mounts.items() if not inside.endswith(":ro"))
         facts = [asdict(machine), *self._identify(machine), list(arguments), sorted(given.items()), dict(environment)]
         entry = self._folder / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}.json"

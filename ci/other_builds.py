@@ -6,7 +6,7 @@ What was built from the same sources by the same compiler is kept. Nothing of it
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -62,7 +62,7 @@ def _kept(key: WheelKey, platform: Platform, targets: Mapping[str, Target], root
     musl = targets[f"musllinux-{platform.architecture}"]
     by = musl.compiler.zig_target if key.built_by == "musl" else compilers.version(platform, key.built_by)
     sources = _PROGRAM_SOURCES if key.built_by == "musl" else _SOURCES
-    facts = [*key, by, digest_of(root / name for name in sources)]
+    facts = [*key, by, cache.digest_of(root / name for name in sources)]
     folder = cache.folder("other-builds", hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
     for path in folder.iterdir():
         return path
@@ -72,16 +72,3 @@ def _kept(key: WheelKey, platform: Platform, targets: Mapping[str, Target], root
         [platform], root, folder, cache=cache.folder("wheels"), pythons=[key.python], compiler=key.built_by
     )
     return made[platform.name, key.python]
-
-
-def digest_of(paths: Iterable[Path]) -> str:
-    """Return a digest of files and of all files below folders, by their names there and their bytes."""
-    total = hashlib.sha256()
-    for top in paths:
-        files = sorted(top.rglob("*")) if top.is_dir() else [top]
-        for path in files:
-            if path.is_file() and path.suffix not in (".pyc", ".so"):
-                name = path.relative_to(top).as_posix()
-                content = path.read_bytes()
-                total.update(f"{name} {len(content)}\n".encode() + content)
-    return total.hexdigest()

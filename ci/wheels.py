@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 
 from build import BuildBackendException, ProjectBuilder
@@ -28,6 +29,12 @@ from ci.wheel_file import Wheel, WheelError, abi_of, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+# What a build reads and what finishes a wheel; the rest of a checkout may be large and is nobody's business.
+SOURCES = (
+    *("CMakeLists.txt", "LICENSE", "README.md", "THIRD-PARTY-LICENSES", "pyproject.toml"),
+    *("ci", "cpp", "platforms", "python"),
+)
 
 
 def build_wheel(
@@ -115,6 +122,35 @@ def build_wheels(
             for platform in platforms
         }
     return {(name, version): path for name, build in builds.items() for version, path in build.result().items()}
+
+
+def keep_wheels(
+    platforms: Sequence[Target], source: Path, output: Path, *, cache: Path, pythons: Sequence[str]
+) -> dict[tuple[str, str], Path]:
+    """Give the wheels that `build_wheels` would, and build only those that were not built from the same before.
+
+    The same is: every file that a build reads, the commit's date, the compiler.
+    """
+    same = [date_of(source), metadata_version("ziglang"), kept.digest_of(source / name for name in SOURCES)]
+    wanted: dict[tuple[str, str], Path] = {}
+    for python in pythons:
+        headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
+        digest = hashlib.sha256(repr([*same, python, headers]).encode()).hexdigest()[:16]
+        wanted |= {(each.name, python): kept.folder("built-wheels", digest) / each.name for each in platforms}
+    missing = [each for each in platforms if not all(wanted[each.name, python].exists() for python in pythons)]
+    if missing:
+        built = build_wheels(missing, source, output, cache=cache, pythons=pythons)
+        for key, path in built.items():
+            if not wanted[key].exists():
+                with kept.whole(wanted[key]) as folder:
+                    folder.mkdir()
+                    shutil.copyfile(path, folder / path.name)
+    output.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for key, folder in wanted.items():
+        (path,) = folder.iterdir()
+        found[key] = Path(shutil.copyfile(path, output / path.name))
+    return found
 
 
 def _build_platform(
