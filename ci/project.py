@@ -182,13 +182,22 @@ def show(result: Result, folder: Path) -> None:
         console.print(f"{machine.full_name:32} {'answered' if run.ok else f'FAILED: {run.reason}'}", soft_wrap=True)
     if result.compared is not None:
         console.print(comparison.text(result.compared), soft_wrap=True)
-        page = comparison.html(result.compared, f"The gate of {result.name}")
-        (folder / "gate.html").write_text(page.replace("<main>", f"<main>{_section(result)}", 1), encoding="utf-8")
         (folder / "gate.xml").write_text(comparison.junit(result.compared), encoding="utf-8")
     for problem in result.problems:
         console.print(f"FAILED {problem}", soft_wrap=True)
     console.print(f"verdict: {'PASS' if result.passed else 'FAIL'}")
     (folder / "gate.txt").write_text(console.export_text())
+    (folder / "gate.html").write_text(_page(result), encoding="utf-8")
+
+
+def _page(result: Result) -> str:
+    """Return the page of the comparison with the wheels before it; where nothing was compared, the wheels alone."""
+    title = f"The gate of {result.name}"
+    if result.compared is not None:
+        page: str = _comparison().html(result.compared, title)
+        return page.replace("<main>", f"<main>{_section(result)}", 1)
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head>'
+    return f"{head}<body><h1>{escape(title)}: no machines were compared</h1><main>{_section(result)}</main></body></html>\n"
 
 
 _WHEEL = ("platform", "Python", "wheel", "SHA-256", "audit")
