@@ -197,7 +197,8 @@ def _page(result: Result) -> str:
         page: str = _comparison().html(result.compared, title)
         return page.replace("<main>", f"<main>{_section(result)}", 1)
     head = f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title></head>'
-    return f"{head}<body><h1>{escape(title)}: no machines were compared</h1><main>{_section(result)}</main></body></html>\n"
+    said = f"<h1>{escape(title)}: no machines were compared</h1>"
+    return f"{head}<body>{said}<main>{_section(result)}</main></body></html>\n"
 
 
 _WHEEL = ("platform", "Python", "wheel", "SHA-256", "audit")
