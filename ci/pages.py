@@ -14,7 +14,8 @@ header { border-left: .6rem solid #2a9d5c; padding-left: 1rem } header.FAIL { bo
 .scroll { overflow-x: auto } table { border-collapse: collapse; margin: 1rem 0; font-size: .85rem }
 th, td { text-align: left; padding: .2rem .6rem; border-bottom: 1px solid #8884 }
 td.bad { background: #d1383d; color: white } td.number { text-align: right }
-li.bad { color: light-dark(#a3161b, #ff8a8d) } code, td { overflow-wrap: anywhere }
+li.bad { color: light-dark(#a3161b, #ff8a8d) } code, td.long { overflow-wrap: anywhere }
+td:not(.long), th { white-space: nowrap }
 """
 _BAD = ("NO", "FAIL")
 
@@ -54,7 +55,7 @@ def _body(report: Report, said: str) -> Iterator[str]:
 
 
 def _cell(grid: Grid, heading: str, text: str) -> str:
-    kind = "bad" if text.startswith(_BAD) else "number" if heading in grid.numbers else ""
+    kind = "bad" if text.startswith(_BAD) else "number" if heading in grid.numbers else "long" if len(text) > 40 else ""
     return f"<td{f' class={kind}' if kind else ''}>{escape(text)}</td>"
 
 
