@@ -14,6 +14,7 @@ from ci import (
     cibuildwheel,
     data_set,
     engine,
+    fetch,
     finish,
     gate,
     host,
@@ -22,7 +23,9 @@ from ci import (
     machines,
     macos_kernels,
     platforms,
+    project,
     python_headers,
+    recordings,
     reproduce,
     rootfs,
     undo,
@@ -41,7 +44,8 @@ def list_machines(_: argparse.Namespace) -> int:
     for platform in platforms.load().values():
         for machine in platform.machines:
             cpu = machine.model or "the engine's own CPU, each kernel set forced"
-            print(f"{machine.full_name:28} numpy {machine.numpy:8} {machine.kernels or '':10} {cpu}")
+            numpy = f"numpy {machine.numpy}" if machine.numpy else "no Python"
+            print(f"{machine.full_name:36} {numpy:14} {machine.built_by or 'zig':14} {machine.kernels or '':10} {cpu}")
     return 0
 
 
@@ -106,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     upstream.add_arguments(_register(commands, "upstream", upstream.run))
     macos_kernels.add_arguments(_register(commands, "macos", macos_kernels.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
+    fetch.add_arguments(_register(commands, "fetch", fetch.run))
     _register(commands, "undo", undo_all)
     return parser
 
@@ -143,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
         rootfs.RootError,
         data_set.DataError,
         gate.GateError,
+        project.ProjectError,
+        recordings.RecordingsError,
         index_page.IndexPageError,
         WheelError,
         ToolchainError,

@@ -1,10 +1,11 @@
 """Where the harness keeps what is costly to make again. Results never go here: removing it all may only cost time."""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def folder(*names: str) -> Path:
     path = top.joinpath(*names)
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Return a digest of files and of all files below folders, by their names there and their bytes."""
+    total = hashlib.sha256()
+    for top in paths:
+        files = sorted(top.rglob("*")) if top.is_dir() else [top]
+        for path in files:
+            if path.is_file() and path.suffix not in (".pyc", ".so"):
+                name = path.relative_to(top).as_posix()
+                content = path.read_bytes()
+                total.update(f"{name} {len(content)}\n".encode() + content)
+    return total.hexdigest()
 
 
 @contextmanager

@@ -23,15 +23,9 @@ from ci.engine import Engine
 from ci.platforms import Platform, Target
 from ci.progress import say, step
 from ci.wheel_file import WheelError, abi_of, read_wheel
-from ci.wheels import print_table, row_of
+from ci.wheels import SOURCES, print_table, row_of
 
 _ROOT = Path(__file__).resolve().parent.parent
-
-# What is built from, tested with and finished by; the rest of a checkout may be large and is nobody's business.
-NEEDED = (
-    *("CMakeLists.txt", "LICENSE", "README.md", "THIRD-PARTY-LICENSES", "pyproject.toml"),
-    *("ci", "cpp", "platforms", "python"),
-)
 
 # By cibuildwheel's names for them.
 _SYSTEMS = {"Linux": "linux", "Darwin": "macos"}
@@ -190,7 +184,7 @@ def _project() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="constann-cibuildwheel-") as work:
         project = Path(work, "project")
         project.mkdir()
-        for name in NEEDED:
+        for name in SOURCES:
             source = _ROOT / name
             if source.is_dir():
                 shutil.copytree(source, project / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))

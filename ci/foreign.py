@@ -330,6 +330,7 @@ def _cross_variables(
         "PYTHONHASHSEED": "0",
         "PYTHONPATH": str(site),
         "SETUPTOOLS_EXT_SUFFIX": suffix,
+        "SKBUILD_INSTALL_STRIP": "false",  # without names the audit cannot tell the compiler's own functions
         "_PYTHON_HOST_PLATFORM": target.wheel.host_platform,
         "_PYTHON_SYSCONFIGDATA_NAME": _SETTINGS,
     }

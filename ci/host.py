@@ -61,6 +61,11 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
+def is_disposable() -> bool:
+    """Return whether this computer is one of GitHub's, made for this run: it is ours to install on, with sudo."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
 def distribution() -> str | None:
     """Return `debian` or `ubuntu` where this is one of them (or close kin, which take the same packages)."""
     try:
@@ -130,12 +135,13 @@ def install(packages: Sequence[str]) -> None:
         When apt-get fails; the text has the end of its output.
     """
     options = ["--yes", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
-    command = ["apt-get", "install", *options, *packages]
+    apt = ["apt-get"] if is_root() or not is_disposable() else ["sudo", "--non-interactive", "apt-get"]
+    command = [*apt, "install", *options, *packages]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "PATH": _PATH}
     with step(f"apt-get install {' '.join(packages)}"):
         # Only where it is needed: a fresh system has no package lists yet, an old one lists what is gone.
         if _note_packages(command, environment) or _run(command, environment).returncode:
-            _run(["apt-get", "update"], environment)
+            _run([*apt, "update"], environment)
             _note_packages(command, environment)
             done = _run(command, environment)
             if done.returncode:

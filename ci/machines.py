@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -27,7 +28,9 @@ from ci.engine import Engine
 from ci.images import ImageKey
 from ci.platforms import Machine, Platform, WheelKey
 from ci.progress import step
+from ci.wheel_file import digest_of_build
 
+_PROGRAM = "/constann/conformance"
 _INSTALL_SECONDS = 300.0
 _PROBE_SECONDS = 120.0
 
@@ -53,6 +56,8 @@ class Run:
     seconds: float
     reason: str = ""
     """Why the run is not a success, in one line; empty when the exit status is 0."""
+    kept: str = ""
+    """When it ran, where an earlier run of the very same stands for it; empty where it ran now."""
 
     @property
     def ok(self) -> bool:
@@ -84,7 +89,8 @@ class Machines:
     prepared
         The image for each platform's name and Python, from `ci.images.prepare`.
     wheels
-        The wheels to install; machines that want another get numpy alone.
+        The wheels to install, and the programs of machines without Python; machines that want another wheel get numpy
+        alone.
     """
 
     def __init__(
@@ -131,13 +137,7 @@ class Machines:
 
     def expected(self) -> tuple[Machine, ...]:
         """Return every row that must run on this engine, the native ones first."""
-        rows: list[Machine] = []
-        for platform in sorted(
-            self._platforms.values(), key=lambda each: each.architecture != self._engine.architecture
-        ):
-            flags = frozenset() if self._foreign(platform) else self._flags(platform)
-            rows += platform.expected_rows(self._engine.architecture, flags)
-        return tuple(rows)
+        return expected(self._engine, self._platforms, self._images)
 
     def run(
         self,
@@ -147,14 +147,14 @@ class Machines:
         environment: Mapping[str, str] | None = None,
         timeout: float = 600.0,
     ) -> Run:
-        """Run `python ARGUMENTS` on a machine.
+        """Run `python ARGUMENTS` on a machine, or its program.
 
         Parameters
         ----------
         machine
             A row of `expected`, or a machine of one of the platforms.
         arguments
-            What follows `python`.
+            What follows `python`, or the program.
         mounts
             Folders or files of this computer, and where the program sees them; with `:ro` at the end it cannot write.
         environment
@@ -170,7 +170,7 @@ class Machines:
         key = (machine, frozenset((mounts or {}).items()))
         try:
             made = self._container(key)
-            command = [*self._python(machine), *arguments]
+            command = [*self._started(machine), *arguments]
             variables = {**self._environment(machine), **(environment or {})}
             user = _user(self._engine)
             done = containers.execute(self._engine, made, command, timeout=timeout, environment=variables, user=user)
@@ -188,16 +188,16 @@ class Machines:
         reason = _reason(done)
         return Run(machine, Outcome.FINISHED, done.exit_status, done.output, done.errors, done.seconds, reason)
 
-    def _flags(self, native: Platform) -> frozenset[str]:
-        return self._engine.cpu_flags(self._images[native.name, native.pythons[0]])
+    @cached_property
+    def _flags(self) -> frozenset[str]:
+        return _engine_flags(self._engine, self._images)
 
     def _foreign(self, platform: Platform) -> bool:
         return platform.architecture != self._engine.architecture
 
-    def _python(self, machine: Machine) -> list[str]:
-        """Return how this machine's Python is started."""
-        python = images.venv_python(machine.numpy)
-        return [images.EMULATOR, "-cpu", machine.model, python] if machine.model else [python]
+    def _started(self, machine: Machine) -> list[str]:
+        """Return how this machine's Python, or its program, is started."""
+        return [*emulated(machine, images.EMULATOR), _PROGRAM if machine.program else images.venv_python(machine.numpy)]
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         return {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", **machine.environment}
@@ -224,6 +224,8 @@ class Machines:
                     userns_mode="host" if self._engine.remaps_users else None,
                 )
             )
+            if machine.program:
+                containers.copy_in(made, self._wheels[machine.wheel], "/", _PROGRAM.lstrip("/"), mode=0o755)
             self._probe(made, machine, platform)
             with self._lock:
                 if self._closed:
@@ -241,7 +243,9 @@ class Machines:
 
     def _probe(self, made: Any, machine: Machine, platform: Platform) -> None:
         """See that Python starts on this machine at all, so that what follows is the program's own doing."""
-        command = [*self._python(machine), "-IS", "-c", "import os; print(os.uname().machine)"]
+        if machine.program:
+            return
+        command = [*self._started(machine), "-IS", "-c", "import os; print(os.uname().machine)"]
         environment = self._environment(machine)
         done = containers.execute(self._engine, made, command, timeout=_PROBE_SECONDS, environment=environment)
         if done.exit_status is None:
@@ -256,7 +260,7 @@ class Machines:
         wheel = self._wheels.get(machine.wheel)
         if wheel is None and machine.built_by:
             raise _CannotStartError(f"{machine.built_by} made no wheel for {platform.name}")
-        if wheel is None:
+        if wheel is None or machine.program:
             return self._images[platform.name, machine.python]
         with self._install_locks[machine.wheel]:
             if machine.wheel not in self._installed:
@@ -295,6 +299,37 @@ class Machines:
             made.commit(name, made.id[:12])
             return f"{name}:{made.id[:12]}"
 
+    def identity(self, machine: Machine) -> list[str]:
+        """Return all that a row's answers may depend on besides its own facts: its build, its image, the CPU below."""
+        wheel = self._wheels.get(machine.wheel)
+        platform = self._platforms[machine.platform]
+        cpu = [] if machine.model else sorted(self._flags)
+        return [digest_of_build(wheel) if wheel else "", self._images[platform.name, machine.python], *cpu]
+
+
+def expected(
+    engine: Engine, platforms: Mapping[str, Platform], prepared: Mapping[ImageKey, str]
+) -> tuple[Machine, ...]:
+    """Return every row that must run on an engine, the native ones first."""
+    rows: list[Machine] = []
+    for platform in sorted(platforms.values(), key=lambda each: each.architecture != engine.architecture):
+        own = platform.architecture == engine.architecture
+        rows += platform.expected_rows(engine.architecture, _engine_flags(engine, prepared) if own else frozenset())
+    return tuple(rows)
+
+
+def _engine_flags(engine: Engine, prepared: Mapping[ImageKey, str]) -> frozenset[str]:
+    own = images.own_platform(engine)
+    return engine.cpu_flags(next(image for (name, _), image in prepared.items() if name == own.name))
+
+
+def emulated(machine: Machine, emulator: str) -> list[str]:
+    """Return what stands before a program that QEMU is to run as this machine; nothing on the engine's own CPU."""
+    if machine.model is None:
+        return []
+    pages = ["-p", str(machine.page_size)] if machine.page_size else []
+    return [emulator, "-cpu", machine.model, *pages]
+
 
 def describe_status(status: int) -> str:
     """Say what an exit status means: nothing for 0, the signal's name for a death by signal."""
@@ -317,11 +352,15 @@ def _user(engine: Engine) -> str:
     return f"{os.getuid()}:{os.getgid()}" if sys.platform == "linux" and not engine.rootless else ""
 
 
-def _reason(done: containers.Done) -> str:
+def reason_of(exit_status: int, output: str, errors: str) -> str:
     """Say in one line why a command failed: what the status means, and the last line that tells more."""
-    status = describe_status(done.exit_status or 0)
+    status = describe_status(exit_status)
     # QEMU's remarks: features a CPU model lacks in the emulation, and the signal that the status names already.
     noise = re.compile(r"warning: TCG|uncaught target signal")
-    lines = f"{done.output}\n{done.errors}".splitlines()
+    lines = f"{output}\n{errors}".splitlines()
     said = [line.strip() for line in lines if line.strip() and not noise.search(line)]
     return f"{status}: {said[-1]}" if status and said else status
+
+
+def _reason(done: containers.Done) -> str:
+    return reason_of(done.exit_status or 0, done.output, done.errors)

@@ -6,19 +6,24 @@ A row that did not start, died, timed out or wrote no answers fails; so does one
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from ci import core_program
 from ci.machines import Run
 from ci.platforms import Machine
 from ci.progress import say
+
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
 
 WORKLOAD = Path(__file__).resolve().parent.parent / "tests" / "conformance" / "workload.py"
 METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
@@ -68,6 +73,8 @@ class Row:
     loaded_from: Path | None = None
     """The folder of the row that made the indexes it loaded."""
     answers: dict[str, Any] | None = None
+    kept: str = ""
+    """When it ran, where an earlier run of the very same stands for it."""
     failure: str | None = None
     differences: list[str] = field(default_factory=list)
     largest_delta: float = 0.0
@@ -120,14 +127,14 @@ def run_matrix(
         shutil.rmtree(output)  # what an earlier run left must never stand in for this one's
     results = [Row(machine, emulated, output / machine.full_name) for machine, emulated in rows]
     shared = None
-    waiting = list(results)
+    waiting = sorted(results, key=lambda row: row.machine.program)  # a program needs the files of others to load
     while waiting and shared is None:  # the first that runs makes the files that all others load
         row = waiting.pop(0)
         _run_row(machines, row, data, load=row.folder)
         shared = row if row.runs else None
     if shared is not None:
         folder = shared.folder
-        _run_all(machines, waiting, lambda row: _run_row(machines, row, data, load=folder))
+        side_by_side(machines, waiting, lambda row: _run_row(machines, row, data, load=folder))
         _load_deviants(machines, results, shared, data, output / "deviants")
     compare(results)
     return results
@@ -158,12 +165,12 @@ def run_beside(machines: Machines, witnesses: Sequence[Row], odd: Machine, data:
     return results
 
 
-def _run_all(machines: Machines, rows: Sequence[Row], run: Callable[[Row], None]) -> None:
+def side_by_side(machines: Machines, items: Sequence[_Item], run: Callable[[_Item], _Answer]) -> list[_Answer]:
+    """Run something for each item, as many at a time as there are CPUs; return what came of each, in their order."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        runs = [pool.submit(run, row) for row in rows]
+        runs = [pool.submit(run, item) for item in items]
         try:
-            for done in runs:
-                done.result()
+            return [done.result() for done in runs]
         except BaseException:
             # The pool waits for what runs: end it, or Ctrl-C would take as long as the runs.
             for waiting in runs:
@@ -179,24 +186,45 @@ def _run_row(
     output = row.folder / into
     output.mkdir(parents=True, exist_ok=True)
     # What is given is read-only: no machine may change what others read.
-    mounts = {WORKLOAD: "/workload.py:ro", data.vectors: "/vectors.npy:ro", data.queries: "/queries.npy:ro"}
-    mounts[output] = "/output"
-    arguments = ["/workload.py", "--vectors", "/vectors.npy", "--queries", "/queries.npy", "--output", "/output"]
-    if data.rows is not None:
-        arguments += ["--rows", str(data.rows)]
-    if load is not None:
-        arguments += ["--load", "/output" if load == output else "/load"]
-        if load != output:
-            mounts[load] = "/load:ro"
-    if load_only:
-        arguments.append("--load-only")
+    mounts = {output: "/output"}
+    if load is not None and load != output:
+        mounts[load] = "/load:ro"
     timeout = TIMEOUT if data.rows is not None else TIMEOUT_WHOLE
-    run = machines.run(row.machine, arguments, mounts, row.machine.environment, timeout)
+    if row.machine.program:
+        run = _run_program(machines, row.machine, data, mounts, timeout, load_only=load_only)
+    else:
+        mounts |= {WORKLOAD: "/workload.py:ro", data.vectors: "/vectors.npy:ro", data.queries: "/queries.npy:ro"}
+        arguments = ["/workload.py", "--vectors", "/vectors.npy", "--queries", "/queries.npy", "--output", "/output"]
+        arguments += ["--rows", str(data.rows)] if data.rows is not None else []
+        arguments += ["--load", "/output" if load == output else "/load"] if load is not None else []
+        arguments += ["--threads", str(row.machine.threads)] if row.machine.threads else []
+        arguments += ["--load-only"] if load_only else []
+        run = machines.run(row.machine, arguments, mounts, row.machine.environment, timeout)
     row.failure = _failure(run, output)
+    row.kept = run.kept
     if row.failure is None and not into:
         row.loaded_from = load
         row.answers = json.loads((output / "answers.json").read_text())
-    say(f"{row.machine.full_name}: {row.failure or _last_line(run.output)}")
+    said = f"kept of {run.kept}" if run.kept else _last_line(run.output)
+    say(f"{row.machine.full_name}: {row.failure or said}")
+
+
+def _run_program(
+    machines: Machines, machine: Machine, data: Data, mounts: dict[Path, str], timeout: float, *, load_only: bool
+) -> Run:
+    """Run the core without Python on the same rows; its files get the form of the workload's."""
+    (output,) = (path for path, inside in mounts.items() if inside == "/output")
+    with tempfile.TemporaryDirectory(prefix="constann-input-") as work:
+        Path(work).chmod(0o755)
+        dim = core_program.write_input(data.vectors, data.queries, data.rows, Path(work))
+        loads = "/load:ro" in mounts.values()
+        words = core_program.arguments(str(machine.kernels), machine.threads, dim, load=loads)
+        run = machines.run(machine, words, {**mounts, Path(work): "/input:ro"}, {}, timeout)
+        rows = (Path(work) / "vectors.f32").stat().st_size // (4 * dim)
+    if run.ok:
+        facts = {"threads": machine.threads, "page_size": machine.page_size, "sve_bits": machine.sve_bits}
+        core_program.write_answers(output, run.output, rows, facts, load_only=load_only)
+    return run
 
 
 def _failure(run: Run, output: Path) -> str | None:
@@ -226,7 +254,7 @@ def _load_deviants(machines: Machines, rows: Sequence[Row], shared: Row, data: D
                 (deviants / f"{name}-{digest.hex()[:12]}.constann").write_bytes(content)
     if deviants.exists():
         say("some machines built other bytes: every machine loads those as well")
-        _run_all(
+        side_by_side(
             machines,
             [row for row in rows if row.runs],
             lambda row: _run_row(machines, row, data, deviants, into="deviants", load_only=True),
@@ -255,9 +283,11 @@ def _signature(row: Row) -> tuple[bytes, ...]:
 def _check_facts(row: Row) -> None:
     assert row.answers is not None
     facts = row.answers["facts"]
-    for what, expected in (("kernels", row.machine.kernels), ("numpy", row.machine.numpy)):
-        if facts[what] != expected:
-            row.differences.append(f"used {what} {facts[what]}, expected {expected}")
+    expected = {"kernels": row.machine.kernels, "numpy": row.machine.numpy, "threads": row.machine.threads}
+    expected |= {name: wanted for name in ("page_size", "sve_bits") if (wanted := getattr(row.machine, name))}
+    for what, wanted in expected.items():
+        if facts[what] != wanted:
+            row.differences.append(f"used {what} {facts[what]}, expected {wanted}")
 
 
 def _compare_files(row: Row, reference: Row) -> None:

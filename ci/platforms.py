@@ -11,7 +11,8 @@ _T = TypeVar("_T")
 
 FOLDER = Path(__file__).resolve().parent.parent / "platforms"
 _IMAGES = "images.toml"
-_SHARED = frozenset({_IMAGES})
+_ELSEWHERE = "elsewhere.toml"
+_SHARED = frozenset({_IMAGES, _ELSEWHERE})
 
 
 class PlatformError(ValueError):
@@ -70,13 +71,17 @@ class Allowed:
     why: str
 
 
+BUILDERS = ("cibuildwheel", "gcc", "clang", "musl")
+"""Ways to a build besides ziglang's: the release way, this computer's compilers, and the core alone, linked static."""
+
+
 class WheelKey(NamedTuple):
-    """Which of our wheels: for what it was built, and which of the two ways it came by."""
+    """Which of our builds: for what it was made, and which way it came by."""
 
     platform: str
     python: str
     built_by: str = ""
-    """`cibuildwheel`, or empty for the cross-compiler."""
+    """One of `BUILDERS`, or empty for the cross-compiler."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,10 @@ class Machine:
     """One row that a release must have run on: a platform, a CPU, a numpy, and the kernels it is to use."""
 
     name: str
-    numpy: str
+    numpy: str = ""
+    """Empty where the row runs a program without Python."""
     model: str | None = None
-    """The CPU that QEMU plays; None is the engine's own CPU."""
+    """The CPU that QEMU plays, with its options after commas; None is the engine's own CPU."""
     kernels: str | None = None
     """The kernel set that must be in use; None on the native row of a file, before `native_rows` expands it."""
     forced: bool = False
@@ -94,7 +100,13 @@ class Machine:
     python: str = ""
     """The Python version; what no file names, reading fills in with that of platforms/images.toml."""
     built_by: str = ""
-    """`cibuildwheel` where the row runs its wheel; empty where it runs the cross-compiled one."""
+    """One of `BUILDERS` whose build the row runs; empty where it runs the cross-compiled wheel."""
+    threads: int = 0
+    """At most so many threads; 0 is the library's choice, all CPUs."""
+    page_size: int = 0
+    """The size of the system's pages, which QEMU plays; 0 is the computer's."""
+    sve_bits: int = 0
+    """The length of the CPU's SVE vectors that the process must see; 0 is not looked at."""
     platform: str = ""
     """The platform's name, filled in while reading."""
 
@@ -112,6 +124,11 @@ class Machine:
     def environment(self) -> dict[str, str]:
         """Return the variables that the computing process needs to be this row."""
         return {"CONSTANN_KERNELS": self.kernels} if self.forced and self.kernels else {}
+
+    @property
+    def program(self) -> bool:
+        """Whether it runs the conformance program, which is not Python and needs nothing of its system."""
+        return self.built_by == "musl"
 
 
 @dataclass(frozen=True)
@@ -172,7 +189,7 @@ class Platform(Target):
 
     def numpy_versions(self, python: str) -> tuple[str, ...]:
         """Return each numpy version that some machine uses with this Python, once, in a fixed order."""
-        return tuple(sorted({machine.numpy for machine in self.machines if machine.python == python}))
+        return tuple(sorted({each.numpy for each in self.machines if each.python == python and not each.program}))
 
 
 @dataclass(frozen=True)
@@ -201,6 +218,20 @@ class Images:
     def release(self, python: str) -> Release | None:
         """Return the release that carries this Python version, if we know one."""
         return next((release for release in self.releases if release.python == python), None)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A machine that is promised and is not here; a recording proves it."""
+
+    name: str
+    what: str
+    system: str
+    """Regular expressions, each for the whole of what a recording says."""
+    architecture: str
+    cpu: str
+    run: str
+    """What makes a recording there, with `{wheels}` for the folder of the wheels."""
 
 
 def load_targets(folder: Path = FOLDER, python: str | None = None) -> dict[str, Target]:
@@ -239,6 +270,13 @@ def load_images(folder: Path = FOLDER) -> Images:
         for number, release in enumerate(_tables(table, "release", path), 1)
     )
     return _read(Images, _without(table, "release"), str(path), releases=releases)
+
+
+def load_elsewhere(folder: Path = FOLDER) -> tuple[Cell, ...]:
+    """Read the machines that are promised and not here."""
+    path = folder / _ELSEWHERE
+    cells = _tables(_parse(path), "cell", path)
+    return tuple(_read(Cell, cell, f"{path}: cell {number}") for number, cell in enumerate(cells, 1))
 
 
 def find(name: str, machines: Iterable[Machine]) -> Machine:
@@ -321,8 +359,13 @@ def _read_machine(row: Mapping[str, Any], kernels: tuple[KernelSet, ...], path: 
         raise PlatformError(f"{where}: forced: must be true or false, not {forced!r}")
     machine = _read(Machine, _without(row, "forced"), where, platform=path.stem, forced=forced)
     known = [each.name for each in kernels]
-    if machine.built_by not in ("", "cibuildwheel"):
-        raise PlatformError(f"{where}: built_by: must be 'cibuildwheel' or not be there, not {machine.built_by!r}")
+    if machine.built_by not in ("", *BUILDERS):
+        known_builders = ", ".join(BUILDERS)
+        raise PlatformError(f"{where}: built_by: must be of {known_builders} or not be there, not {machine.built_by!r}")
+    if machine.program == bool(machine.numpy):
+        raise PlatformError(f"{where}: the program linked with musl has no numpy, and every other machine needs one")
+    if machine.page_size and machine.model is None:
+        raise PlatformError(f"{where}: page_size is QEMU's to play: name a model")
     if (machine.model is None) != (machine.kernels is None):
         raise PlatformError(f"{where}: model and kernels go together; the native row has neither")
     if machine.kernels is not None and machine.kernels not in known:
@@ -377,6 +420,10 @@ def _check(value: Any, wanted: Any, where: str) -> Any:
         if isinstance(value, list) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise PlatformError(f"{where}: must be a list of strings, not {value!r}")
+    if wanted is int:
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+        raise PlatformError(f"{where}: must be a number above 0, not {value!r}")
     if not isinstance(value, str) or not value:
         raise PlatformError(f"{where}: must be a string, not {value!r}")
     return value

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -61,6 +61,18 @@ class WheelLine:
 
 
 @dataclass
+class Grid:
+    """A table, whatever it is written as."""
+
+    title: str
+    headings: Sequence[str]
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    numbers: Sequence[str] = ()
+    folded: Sequence[str] = ()
+    """Columns that may be wrapped; where none is named, all."""
+
+
+@dataclass
 class Report:
     """All that a gate found, ready to be shown and kept."""
 
@@ -101,12 +113,8 @@ class Report:
         console = Console(record=True, width=150)
         for line in self.data:
             console.print(Text(f"data   {line}"), soft_wrap=True)
-        if self.wheels:
-            console.print(_wheel_table(self.wheels))
-        for name, rows in self.stages.items():
-            console.print(_table(name, rows))
-        if self.checks:
-            console.print(_check_table(self.checks))
+        for grid in grids(self):
+            console.print(_as_table(grid))
         for line in [*(f"FAILED {text}" for text in self.failures()), *self.remarks]:
             console.print(Text(line), soft_wrap=True)
         console.print("verdict: " + ("PASS" if self.passed else "FAIL"))
@@ -133,6 +141,7 @@ def _row_as_json(row: matrix.Row) -> dict[str, Any]:
     return {
         "machine": row.machine.full_name,
         "emulated": row.emulated,
+        "kept": row.kept,
         "runs": row.runs,
         "bits": row.bits,
         "failure": row.failure,
@@ -144,46 +153,60 @@ def _row_as_json(row: matrix.Row) -> dict[str, Any]:
     }
 
 
-def _wheel_table(lines: Sequence[WheelLine]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("wheel for", "Python", "by", "size", "SHA-256", "proof"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "size" else "left")
+def grids(report: Report) -> list[Grid]:
+    """Return all tables of a report: wheels, rows, stages."""
+    found = [_wheels(report.wheels)] if report.wheels else []
+    found += [_rows(name, rows) for name, rows in report.stages.items()]
+    return found + ([_checks(report.checks)] if report.checks else [])
+
+
+def _wheels(lines: Sequence[WheelLine]) -> Grid:
+    grid = Grid("", ("wheel for", "Python", "by", "size", "SHA-256", "proof"), numbers=("size",))
     for line in lines:
         facts = line.as_json()
         size = f"{facts['size']:,}" if "size" in facts else "-"
         by = line.key.built_by or ("cross-compiler" if line.path else "-")
-        table.add_row(line.key.platform, line.key.python, by, size, facts.get("sha256", "-"), line.proof)
-    return table
+        grid.rows.append((line.key.platform, line.key.python, by, size, facts.get("sha256", "-"), line.proof))
+    return grid
 
 
-def _check_table(checks: Sequence[Check]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("stage", "shows", "seconds", "verdict"):
-        table.add_column(heading, overflow="fold", justify="right" if heading == "seconds" else "left")
+def _checks(checks: Sequence[Check]) -> Grid:
+    grid = Grid("", ("stage", "shows", "seconds", "verdict"), numbers=("seconds",))
     for each in checks:
         verdict = f"FAIL ({len(each.problems)})" if each.problems else "pass"
-        table.add_row(each.name, each.shows, f"{each.seconds:.0f}", verdict)
-    return table
+        grid.rows.append((each.name, each.shows, f"{each.seconds:.0f}", verdict))
+    return grid
 
 
-def _table(name: str, rows: Sequence[matrix.Row]) -> Table:
+def _rows(name: str, rows: Sequence[matrix.Row]) -> Grid:
     counts = {row.answers["rows"] for row in rows if row.answers}
     title = f"{name}: {' or '.join(f'{count:,}' for count in sorted(counts)) or 'no'} rows"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in (*_FACTS, *_MEASURES, "runs", "bits"):
-        table.add_column(heading, no_wrap=heading != "CPU features", overflow="fold")
+    grid = Grid(title, (*_FACTS, *_MEASURES, "runs", "bits"), folded=("CPU features",))
     for row in rows:
         facts = row.answers["facts"] if row.answers else {}
         features = " ".join(each for each in _TELLING if each in facts.get("cpu_features", [])) or "(baseline)"
-        table.add_row(
-            row.machine.full_name,
-            "emulated" if row.emulated else "native",
-            features if facts else "-",
-            facts.get("kernels", "-"),
-            *_measured(row),
-            "yes" if row.runs else "NO",
-            "yes" if row.bits else "NO",
+        grid.rows.append(
+            (
+                row.machine.full_name,
+                ("emulated" if row.emulated else "native") + (", kept" if row.kept else ""),
+                features if facts else "-",
+                facts.get("kernels", "-"),
+                *_measured(row),
+                "yes" if row.runs else "NO",
+                "yes" if row.bits else "NO",
+            )
         )
+    return grid
+
+
+def _as_table(grid: Grid) -> Table:
+    table = Table(title=grid.title or None, title_justify="left", box=None, pad_edge=False)
+    for heading in grid.headings:
+        fixed = bool(grid.folded) and heading not in grid.folded
+        justify: Literal["left", "right"] = "right" if heading in grid.numbers else "left"
+        table.add_column(heading, overflow="fold", no_wrap=fixed, justify=justify)
+    for row in grid.rows:
+        table.add_row(*row)
     return table
 
 

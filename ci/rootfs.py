@@ -114,14 +114,17 @@ def _unpack(root: Path) -> None:
     for line in (root / "debootstrap/debpaths").read_text().splitlines():
         name, path = line.split()
         if name in wanted:
-            with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", f"{root}{path}"], stdout=subprocess.PIPE) as package:
-                subprocess.run(
-                    ["tar", "--extract", "--keep-directory-symlink", f"--directory={root}"],
-                    stdin=package.stdout,
-                    check=True,
-                )
-            if package.returncode:
-                raise RootError(f"{path}: dpkg-deb could not unpack it")
+            unpack_package(Path(f"{root}{path}"), root)
+
+
+def unpack_package(path: Path, root: Path) -> None:
+    """Unpack one package, whose links to folders may lead through links that are there already."""
+    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(path)], stdout=subprocess.PIPE) as package:
+        subprocess.run(
+            ["tar", "--extract", "--keep-directory-symlink", f"--directory={root}"], stdin=package.stdout, check=True
+        )
+    if package.returncode:
+        raise RootError(f"{path}: dpkg-deb could not unpack it")
 
 
 def _complete(root: Path) -> None:

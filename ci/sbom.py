@@ -1,9 +1,11 @@
 """Writes the list of parts (SBOM, CycloneDX, see PEP 770) into an unpacked wheel. Names no machine or day."""
 
 import json
+import os
 import re
 import tomllib
 import uuid
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from email.message import Message
 from email.parser import BytesParser
@@ -36,6 +38,8 @@ _DESCRIPTIONS = {
     "libc++": "LLVM's C++ library with libc++abi and libunwind",
     "libstdc++": "GCC's C++ library with its support library",
 }
+
+_BUILT_BY = "built by"
 
 
 def write(
@@ -71,6 +75,7 @@ def write(
         purl=PackageURL("pypi", None, name, release),
         licenses=_licences(metadata),
         description=str(metadata["Summary"]),
+        properties=[Property(name=_BUILT_BY, value="cibuildwheel")] if os.environ.get("CIBUILDWHEEL") else [],
     )
     parts = [
         *built_from,
@@ -86,6 +91,15 @@ def write(
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(document, indent=1) + "\n")
     return path
+
+
+def built_by(wheel: Path) -> str:
+    """Return which way a wheel says that it was built: `cibuildwheel`, or empty for any other."""
+    with zipfile.ZipFile(wheel) as archive:
+        lists = [name for name in archive.namelist() if name.endswith(".cdx.json")]
+        component = json.loads(archive.read(lists[0])).get("metadata", {}).get("component", {}) if lists else {}
+    found = {each["name"]: each["value"] for each in component.get("properties", ())}
+    return str(found.get(_BUILT_BY, ""))
 
 
 def headers_of_ours() -> list[Component]:

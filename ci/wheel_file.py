@@ -308,3 +308,16 @@ def _read_elf(name: str, elf: ELFFile) -> Extension:
         glibc=max(versions, default=()),
         alignment=min(loaded, default=0),
     )
+
+
+def digest_of_build(path: Path) -> str:
+    """Return a digest of what a wheel installs, without its dates and lists, or of a program."""
+    if not zipfile.is_zipfile(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    total = hashlib.sha256()
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(archive.namelist()):
+            if ".dist-info/" not in name:
+                content = archive.read(name)
+                total.update(f"{name} {len(content)}\n".encode() + content)
+    return total.hexdigest()

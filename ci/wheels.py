@@ -10,6 +10,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version as metadata_version
 from pathlib import Path
 
 from build import BuildBackendException, ProjectBuilder
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import cache as kept
-from ci import foreign, python_headers
+from ci import compilers, foreign, python_headers
 from ci.audit.manifest import summary
 from ci.audit.wheel import check_wheel, read_binaries
 from ci.backend import NO_COMMIT, BuildEnvironment, Log, date_of, inherited, open_project
@@ -28,6 +29,12 @@ from ci.wheel_file import Wheel, WheelError, abi_of, read_wheel, running_version
 from ci.zig import Toolchain, make_toolchain
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+# What a build reads and what finishes a wheel; the rest of a checkout may be large and is nobody's business.
+SOURCES = (
+    *("CMakeLists.txt", "LICENSE", "README.md", "THIRD-PARTY-LICENSES", "pyproject.toml"),
+    *("ci", "cpp", "platforms", "python"),
+)
 
 
 def build_wheel(
@@ -52,6 +59,7 @@ def build_wheels(
     cache: Path,
     pythons: Sequence[str] = (),
     defines: Mapping[str, str] | None = None,
+    compiler: str = "",
     progress: Callable[[str], None] = say,
 ) -> dict[tuple[str, str], Path]:
     """Build, name and check the wheels of the project for several platforms, side by side, and Pythons.
@@ -73,6 +81,9 @@ def build_wheels(
         Versions such as "3.13"; none means the running one.
     defines
         CMake cache entries besides the project's own; the negative controls plant their faults with these.
+    compiler
+        One of this computer's (see ci/compilers.py) in place of ziglang's. Such a wheel is for comparing alone: it
+        keeps the tag of the backend, is not checked, and runs only where the C library is as new as here.
     progress
         Told each step in one line.
 
@@ -105,11 +116,41 @@ def build_wheels(
                 cache=cache,
                 headers=headers,
                 defines=defines or {},
+                compiler=compiler,
                 progress=progress,
             )
             for platform in platforms
         }
     return {(name, version): path for name, build in builds.items() for version, path in build.result().items()}
+
+
+def keep_wheels(
+    platforms: Sequence[Target], source: Path, output: Path, *, cache: Path, pythons: Sequence[str]
+) -> dict[tuple[str, str], Path]:
+    """Give the wheels that `build_wheels` would, and build only those that were not built from the same before.
+
+    The same is: every file that a build reads, the commit's date, the compiler.
+    """
+    same = [date_of(source), metadata_version("ziglang"), kept.digest_of(source / name for name in SOURCES)]
+    wanted: dict[tuple[str, str], Path] = {}
+    for python in pythons:
+        headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
+        digest = hashlib.sha256(repr([*same, python, headers]).encode()).hexdigest()[:16]
+        wanted |= {(each.name, python): kept.folder("built-wheels", digest) / each.name for each in platforms}
+    missing = [each for each in platforms if not all(wanted[each.name, python].exists() for python in pythons)]
+    if missing:
+        built = build_wheels(missing, source, output, cache=cache, pythons=pythons)
+        for key, path in built.items():
+            if not wanted[key].exists():
+                with kept.whole(wanted[key]) as folder:
+                    folder.mkdir()
+                    shutil.copyfile(path, folder / path.name)
+    output.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for key, folder in wanted.items():
+        (path,) = folder.iterdir()
+        found[key] = Path(shutil.copyfile(path, output / path.name))
+    return found
 
 
 def _build_platform(
@@ -120,36 +161,70 @@ def _build_platform(
     cache: Path,
     headers: Mapping[str, Path],
     defines: Mapping[str, str],
+    compiler: str,
     progress: Callable[[str], None],
 ) -> dict[str, Path]:
     """Build the wheels of one platform; see `build_wheels`."""
     date = date_of(source)
     if date == NO_COMMIT:
         progress(f"{platform.name}: no commit was found in {source}: the wheel's files are of 2020-01-01")
-    log = Log.fresh(cache / "logs" / _log_name(platform, defines))
+    log = Log.fresh(cache / "logs" / _log_name(platform, {**defines, **({"compiler": compiler} if compiler else {})}))
     wheels = {}
+    how = f"with {compiler}" if compiler else f"for {platform.compiler.zig_target}"
     with tempfile.TemporaryDirectory(prefix="constann-wheel-") as work:
         core: Mapping[str, str] = {}
         for version, folder in headers.items():
-            toolchain = make_toolchain(platform, cache / "zig", folder, once=True)
+            if compiler:
+                toolchain = compilers.make_toolchain(platform, compiler, Path(work, "tools"), folder)
+            else:
+                toolchain = make_toolchain(platform, cache / "zig", folder, once=True)
             variables = _variables(platform, toolchain, date, version)
             builder, environment = open_project(source, cache, log, variables)
             if not core:
-                progress(f"{platform.name}: compiling for {platform.compiler.zig_target}")
+                progress(f"{platform.name}: compiling {how}")
                 entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), **defines}
-                library = _compile_core(
-                    source, Path(work, "core"), environment, entries=entries, variables=variables, log=log
+                library = _run_cmake(
+                    source,
+                    Path(work, "core"),
+                    environment,
+                    make="constann_core",
+                    product="libconstann_core.a",
+                    entries=entries,
+                    variables=variables,
+                    log=log,
                 )
                 core = {"CONSTANN_CORE": str(library)}
             raw = _compile(builder, Path(work, version), toolchain, {**defines, **core}, log)
-            progress(f"{platform.name}: naming and checking the wheel for Python {version}")
-            wheel = finish_wheel(raw, platform, abi_of(version), Path(work, "finished"), date=date, cross_compiled=True)
-            check_wheel(wheel, platform, abi_of(version))
+            wheel = raw
+            if not compiler:
+                progress(f"{platform.name}: naming and checking the wheel for Python {version}")
+                finished = Path(work, "finished")
+                wheel = finish_wheel(raw, platform, abi_of(version), finished, date=date, cross_compiled=True)
+                check_wheel(wheel, platform, abi_of(version))
             output.mkdir(parents=True, exist_ok=True)
             with kept.whole(output / wheel.name) as place:
                 shutil.copyfile(wheel, place)
             wheels[version] = output / wheel.name
     return wheels
+
+
+def build_program(target: Target, source: Path, output: Path, *, cache: Path) -> Path:
+    """Compile the conformance program, the core without Python, for one target and link it static; return it."""
+    log = Log.fresh(cache / "logs" / f"{target.name}-conformance.txt")
+    toolchain = make_toolchain(target, cache / "zig", once=True)
+    variables = {**inherited(), **toolchain.environment}
+    _, environment = open_project(source, cache, log, variables)
+    with tempfile.TemporaryDirectory(prefix="constann-program-") as work:
+        entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), "CMAKE_EXE_LINKER_FLAGS": "-static -s"}
+        say(f"{target.name}: compiling the conformance program")
+        name = "constann_conformance"
+        built = _run_cmake(
+            source, Path(work), environment, make=name, product=name, entries=entries, variables=variables, log=log
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        with kept.whole(output / f"{name}-{target.name}") as place:
+            shutil.copy(built, place)
+    return output / f"{name}-{target.name}"
 
 
 def build_sdist(source: Path, output: Path, *, cache: Path) -> Path:
@@ -326,25 +401,27 @@ def _variables(platform: Target, toolchain: Toolchain, date: str, version: str) 
     }
 
 
-def _compile_core(
+def _run_cmake(
     source: Path,
     work: Path,
     environment: BuildEnvironment,
     *,
+    make: str,
+    product: str,
     entries: Mapping[str, str],
     variables: Mapping[str, str],
     log: Log,
 ) -> Path:
-    """Compile what knows nothing of Python, and return the library."""
+    """Compile one of CMake's targets that know nothing of Python, and return what it is for."""
     cmake = str(environment.folder / "bin" / "cmake")
     options = [f"-D{name}={value}" for name, value in entries.items()]
     found = {**variables, **environment.make_extra_environ()}
     try:
         log.run([cmake, "-S", str(source), "-B", str(work), "-G", "Ninja", *options], found, None)
-        log.run([cmake, "--build", str(work), "--target", "constann_core"], found, None)
+        log.run([cmake, "--build", str(work), "--target", make], found, None)
     except subprocess.CalledProcessError:
         raise log.failure(f"{source} does not build") from None
-    return work / "libconstann_core.a"
+    return work / product
 
 
 def _compile(builder: ProjectBuilder, output: Path, toolchain: Toolchain, defines: Mapping[str, str], log: Log) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ci.platforms import Target
 
-_TOOLCHAIN = Path(__file__).resolve().parent / "toolchain.cmake"
+TOOLCHAIN = Path(__file__).resolve().parent / "toolchain.cmake"
 
 # CMake projects are written for gcc and clang; zig names CPUs its own way. In both the last name given wins.
 _COMPILER = """\
@@ -69,7 +69,7 @@ exec {zig} {command} "$@"
 
 # zig's standard library has debug information, and zig's own ways to strip it take the symbols along, by
 # which an audit tells what function an instruction is in. INSERT keeps the linker's own layout.
-_LINKER_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug_*) } } INSERT AFTER .comment;\n"
+LINKER_SCRIPT = "SECTIONS { /DISCARD/ : { *(.debug_*) } } INSERT AFTER .comment;\n"
 
 
 class ToolchainError(RuntimeError):
@@ -123,16 +123,20 @@ def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, 
     tools = folder / f"{platform.name}-{hashlib.sha256(repr(programs).encode()).hexdigest()[:12]}"
     tools.mkdir(parents=True, exist_ok=True)
     for name, text in programs.items():
-        _write(tools / name, text, mode=0o755)
-    _write(tools / "no-debug.lds", _LINKER_SCRIPT, mode=0o644)
-    environment = {
+        write(tools / name, text, mode=0o755)
+    write(tools / "no-debug.lds", LINKER_SCRIPT, mode=0o644)
+    return Toolchain(TOOLCHAIN, variables(platform, tools, headers, once=once))
+
+
+def variables(platform: Target, tools: Path, headers: Path | None, *, once: bool) -> dict[str, str]:
+    """Return what ci/toolchain.cmake and the wrappers in the folder `tools` read; see `make_toolchain`."""
+    return {
         "CONSTANN_CROSS_TOOLS": str(tools),
         "CONSTANN_CROSS_SYSTEM": platform.system,
         "CONSTANN_CROSS_ARCHITECTURE": platform.architecture,
         "CONSTANN_CROSS_INCLUDE": str(headers or ""),
         "CONSTANN_CROSS_ONCE": "1" if once else "",
     }
-    return Toolchain(_TOOLCHAIN, environment)
 
 
 def _find_zig() -> Path:
@@ -148,7 +152,7 @@ def _find_zig() -> Path:
     return Path(spec.origin).parent / "zig"
 
 
-def _write(path: Path, text: str, *, mode: int) -> None:
+def write(path: Path, text: str, *, mode: int) -> None:
     """Write a file whole, and only where it changes: a build that runs beside us may be using it."""
     if not path.is_file() or path.read_text() != text:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as fresh:

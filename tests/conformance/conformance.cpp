@@ -3,13 +3,18 @@
 // package. It computes no digest: the places of digests in its index files stay zero.
 //
 // constann_conformance KERNELS THREADS DIM VECTORS QUERIES K OUTPUT_FOLDER
-// VECTORS and QUERIES hold rows of float32 (*.f32) or float64 (*.f64).
+//                      [SEED FOREST_EFFORT GRAPH_EFFORT [LOAD_FOLDER]]
+// VECTORS and QUERIES hold rows of float32 (*.f32) or float64 (*.f64). Index files of LOAD_FOLDER
+// (*.constann) are opened and searched as well. It prints what this process sees of its CPU.
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -17,6 +22,7 @@
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
 #include "graph/graph.hpp"
+#include "kernels/cpu_features.hpp"
 #include "kernels/dispatch.hpp"
 
 namespace {
@@ -96,28 +102,64 @@ struct Arguments {
     Rows vectors, queries;
     std::size_t k;
     std::string output;
+    std::uint64_t seed = 0;
+    std::optional<std::uint64_t> forest_effort = {}, graph_effort = {};
 };
 
-void run(Index& index, const std::string& name, const Arguments& arguments) {
-    index.add(matrix_of(arguments.vectors, arguments.dim));
-    index.build(arguments.threads, 0, {});
+void search(const Index& index, const std::string& name, const Arguments& arguments) {
     const Matrix queries = matrix_of(arguments.queries, arguments.dim);
     std::vector<std::int64_t> ids(queries.rows * arguments.k);
     std::vector<float> distances(ids.size());
-    index.search({queries, arguments.k, std::nullopt, arguments.threads}, {}, ids, distances);
-    write_file(arguments.output + "/" + name + ".index", file_of(index));
+    const auto kind = index.header().kind;
+    const auto effort = kind == constann::file::Kind::forest  ? arguments.forest_effort
+                        : kind == constann::file::Kind::graph ? arguments.graph_effort
+                                                              : std::nullopt;
+    index.search({queries, arguments.k, effort, arguments.threads}, {}, ids, distances);
     write_file(arguments.output + "/" + name + ".ids", std::as_bytes(std::span(ids)));
     write_file(arguments.output + "/" + name + ".distances", std::as_bytes(std::span(distances)));
 }
 
-void run_all(char** argv) {
+void run(Index& index, const std::string& name, const Arguments& arguments) {
+    index.add(matrix_of(arguments.vectors, arguments.dim));
+    index.build(arguments.threads, arguments.seed, {});
+    write_file(arguments.output + "/" + name + ".index", file_of(index));
+    search(index, name, arguments);
+}
+
+void load_all(const std::string& folder, const Arguments& arguments, const Arguments& bits) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+        if (entry.path().extension() != ".constann") continue;
+        const auto file = std::make_shared<const std::vector<char>>(read_file(entry.path().string()));
+        const auto index = constann::open(std::as_bytes(std::span(*file)), file);
+        const Arguments& given = index->metric() == Metric::hamming ? bits : arguments;
+        search(*index, "loaded-" + entry.path().stem().string(), given);
+    }
+}
+
+void print_facts() {
+    std::printf("kernels %s\navailable", constann::kernels::active().name);
+    for (const auto& each : constann::kernels::implementations()) {
+        if (constann::kernels::supported(each)) std::printf(" %s", each.table->name);
+    }
+    std::printf("\nfeatures");
+    for (const std::string& feature : constann::kernels::cpu_features()) std::printf(" %s", feature.c_str());
+    std::printf("\ncompiler %s\n", CONSTANN_COMPILER);
+}
+
+void run_all(int argc, char** argv) {
     constann::kernels::use(argv[1]);
-    const Arguments arguments{static_cast<unsigned>(std::stoul(argv[2])),
-                              static_cast<std::uint32_t>(std::stoul(argv[3])),
-                              read_rows(argv[4]),
-                              read_rows(argv[5]),
-                              std::stoul(argv[6]),
-                              argv[7]};
+    print_facts();
+    Arguments arguments{static_cast<unsigned>(std::stoul(argv[2])),
+                        static_cast<std::uint32_t>(std::stoul(argv[3])),
+                        read_rows(argv[4]),
+                        read_rows(argv[5]),
+                        std::stoul(argv[6]),
+                        argv[7]};
+    if (argc > 8) {
+        arguments.seed = std::stoull(argv[8]);
+        arguments.forest_effort = std::stoull(argv[9]);
+        arguments.graph_effort = std::stoull(argv[10]);
+    }
     Arguments bits = arguments;
     bits.vectors = signs_of(arguments.vectors, arguments.dim);
     bits.queries = signs_of(arguments.queries, arguments.dim);
@@ -131,17 +173,21 @@ void run_all(char** argv) {
         if (metric == Metric::manhattan || metric == Metric::hamming) continue;
         run(*std::make_unique<constann::Graph>(given.dim, metric, std::nullopt), "graph" + suffix, given);
     }
+    if (argc > 11) load_all(argv[11], arguments, bits);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    if (argc != 8) {
-        std::fprintf(stderr, "usage: %s KERNELS THREADS DIM VECTORS QUERIES K OUTPUT_FOLDER\n", argv[0]);
+    if (argc != 8 && argc != 11 && argc != 12) {
+        std::fprintf(stderr,
+                     "usage: %s KERNELS THREADS DIM VECTORS QUERIES K OUTPUT_FOLDER"
+                     " [SEED FOREST_EFFORT GRAPH_EFFORT [LOAD_FOLDER]]\n",
+                     argv[0]);
         return 2;
     }
     try {
-        run_all(argv);
+        run_all(argc, argv);
     } catch (const std::exception& error) {
         std::fprintf(stderr, "%s\n", error.what());
         return 1;

@@ -63,7 +63,7 @@ def test_images_are_pinned_by_the_pinned_cibuildwheel() -> None:
 def test_what_a_script_in_the_container_calls_exists_and_is_copied_there() -> None:
     command = PROJECT["tool"]["cibuildwheel"]["repair-wheel-command"]
     path = command.split("{project}/")[1].split()[0]
-    assert (ROOT / path).is_file() and path.partition("/")[0] in cibuildwheel.NEEDED
+    assert (ROOT / path).is_file() and path.partition("/")[0] in wheels.SOURCES
     done = subprocess.run(["sh", ROOT / path, "mend"], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "prepare or finish, not mend" in done.stderr
 

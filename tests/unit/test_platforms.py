@@ -26,12 +26,14 @@ def change(path: Path, old: str, new: str) -> None:
 def test_every_promised_row_is_expected() -> None:
     known = platforms.load()
     rows = [row for platform in known.values() for row in platform.expected_rows("x86_64", {"avx2"})]
-    assert len({row.full_name for row in rows}) == len(rows) >= 12
+    assert len({row.full_name for row in rows}) == len(rows) >= 50
     names = {row.full_name for row in rows}
     assert {f"linux-x86_64/native-{kernels}" for kernels in ("scalar", "baseline", "avx2")} <= names
     models = {row.model for row in rows}
     assert {"Nehalem", "SandyBridge", "Haswell", "max"} < models and {"qemu64", "core2duo"} & models
     assert {"cortex-a53", "cortex-a72", "neoverse-n1", "a64fx"} < models
+    assert {row.sve_bits for row in rows} == {0, 128, 256, 512, 2048}
+    assert {row.page_size for row in rows} == {0, 65536} and {row.threads for row in rows} == {0, 1, 7}
     assert all(row.kernels for row in rows)
 
 
@@ -40,7 +42,7 @@ def test_native_rows_are_the_kernel_sets_of_the_cpu() -> None:
     ways = ("", "cibuildwheel")
 
     def kernels(flags: list[str], way: str) -> list[str | None]:
-        return [row.kernels for row in x86.native_rows(flags) if row.built_by == way]
+        return [row.kernels for row in x86.native_rows(flags) if row.built_by == way and not row.threads]
 
     assert [kernels([], way) for way in ways] == [["baseline", "scalar"]] * 2
     every = ["avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
@@ -70,6 +72,9 @@ def test_machines_use_the_numpy_that_the_harness_pins() -> None:
         ('model = "core2duo"', 'model = "core2duo"\nforced = "yes"', ["core2duo", "forced", "true or false"]),
         ('name = "linux-x86_64"', 'name = "linux"', ["'linux'", "linux-x86_64"]),
         ('built_by = "cibuildwheel"', 'built_by = "me"', ["native-cibuildwheel", "built_by", "'me'"]),
+        ('built_by = "musl"', 'numpy = "2.4.6"\nbuilt_by = "musl"', ["native-musl", "no numpy"]),
+        ("threads = 1", "threads = 0", ["native-one-thread", "threads", "above 0"]),
+        ("threads = 1", "page_size = 65536", ["native-one-thread", "page_size", "name a model"]),
         ("[kernels]", "[kernels", ["TOML"]),
     ],
 )
@@ -110,7 +115,7 @@ def test_every_python_whose_wheels_are_cross_compiled_runs_on_each_platform() ->
     for platform in platforms.load().values():
         rows = platform.expected_rows("x86_64", {"avx2"})
         assert {row.python for row in rows} == wanted
-        assert {row.built_by for row in rows} == {"", "cibuildwheel"}
+        assert {row.built_by for row in rows} == {"", *platforms.BUILDERS}
 
 
 def test_the_oldest_numpy_and_that_of_the_oldest_system_are_run_on_each_platform() -> None:

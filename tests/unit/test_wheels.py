@@ -356,3 +356,35 @@ def test_a_folder_without_a_project_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WheelError, match=r"no project that can be built|cannot be built") as error:
         wheels.build_wheel(X86, tmp_path / "missing", tmp_path, cache=tmp_path, progress=lambda text: None)
     assert str(tmp_path / "missing") in str(error.value)
+
+
+def test_wheels_are_built_again_only_where_a_source_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    source = tmp_path / "source"
+    for name in wheels.SOURCES:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).mkdir() if "." not in name and name.islower() else (source / name).touch()
+    asked: list[list[str]] = []
+
+    def build(platforms: list[Platform], *_: object, pythons: list[str], **__: object) -> dict[tuple[str, str], Path]:
+        asked.append([each.name for each in platforms])
+        made = {}
+        for each in platforms:
+            for python in pythons:
+                made[each.name, python] = tmp_path / f"{each.name}-{python}-{len(asked)}.whl"
+                made[each.name, python].write_text("a wheel")
+        return made
+
+    def keep(*platforms: Platform) -> list[str]:
+        output = tmp_path / f"output-{len(list(tmp_path.iterdir()))}"
+        found = wheels.keep_wheels(platforms, source, output, cache=tmp_path, pythons=[running_version()])
+        assert all(path.parent == output and path.exists() for path in found.values())
+        return [name for name, _ in found]
+
+    monkeypatch.setattr(wheels, "build_wheels", build)
+    assert keep(X86) == keep(X86) == [X86.name] and asked == [[X86.name]]
+    assert keep(X86, ARM) == [X86.name, ARM.name] and asked[1:] == [[ARM.name]]
+    (source / "cpp" / "new.cpp").write_text("int x;")
+    keep(X86)
+    assert asked[2:] == [[X86.name]]
