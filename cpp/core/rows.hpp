@@ -39,7 +39,7 @@ struct CacheAligned {
 
 using Floats = std::vector<float, CacheAligned<float>>;
 using Bytes = std::vector<std::byte, CacheAligned<std::byte>>;
-using Numbers = std::vector<std::uint32_t, CacheAligned<std::uint32_t>>;
+using NodeNumbers = std::vector<std::uint32_t, CacheAligned<std::uint32_t>>;
 
 // A table of padded rows somewhere in memory: its own or a mapped file's. `stride` is a row's length in
 // bytes.

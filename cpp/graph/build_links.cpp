@@ -243,7 +243,7 @@ class Builder {
     }
 
     void keep_level(std::uint64_t nodes) {
-        Numbers level(nodes * kUpperLinks);
+        NodeNumbers level(nodes * kUpperLinks);
         take_lists(level, kUpperLinks, nodes);
         join_parts(level, kUpperLinks, measure_, nodes);
         const auto to = std::span(links_.upper).subspan(upper_taken_, level.size());
@@ -257,7 +257,7 @@ class Builder {
     const unsigned threads_;
     const Watch& watch_;
     const std::vector<std::uint64_t> sizes_;
-    Numbers lists_;
+    NodeNumbers lists_;
     std::vector<std::uint32_t> first_source_, next_source_, targets_, sources_;  // of the links of a batch
     Links links_;
     std::uint64_t upper_taken_ = 0;
@@ -267,7 +267,7 @@ class Builder {
 // See join_parts. A node is marked once it is known to be reached from node 0, and then to reach node 0.
 class Joiner {
   public:
-    Joiner(Numbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes)
+    Joiner(NodeNumbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes)
         : links_(links), degree_(degree), measure_(measure), nodes_(nodes), needed_(nodes), marked_(nodes) {}
 
     void join() {
@@ -391,7 +391,7 @@ class Joiner {
         return std::nullopt;
     }
 
-    Numbers& links_;
+    NodeNumbers& links_;
     const std::uint32_t degree_;
     const Measure& measure_;
     const std::uint64_t nodes_;
@@ -441,7 +441,7 @@ Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads,
     return links;
 }
 
-void join_parts(Numbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes) {
+void join_parts(NodeNumbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes) {
     Joiner(links, degree, measure, nodes).join();
 }
 

@@ -12,7 +12,7 @@ namespace constann {
 
 // kLinks for each node, and kUpperLinks for each node of each upper level, the smallest level first.
 struct Links {
-    Numbers lowest, upper;
+    NodeNumbers lowest, upper;
 };
 
 // `measure` compares nodes with nodes: squared distances, or inner products.
@@ -20,6 +20,6 @@ Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads,
 
 // Makes every node be reached from every other. Links that are added take free places; only where there are
 // none, a link that nothing depends on gives way.
-void join_parts(Numbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes);
+void join_parts(NodeNumbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes);
 
 }  // namespace constann
