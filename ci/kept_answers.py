@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -18,6 +19,8 @@ from typing import Any
 from ci import cache, matrix
 from ci.machines import Outcome, Run
 from ci.platforms import Machine
+
+_KEPT_DAYS = 30  # without use
 
 
 class KeptAnswers:
@@ -47,6 +50,10 @@ class KeptAnswers:
         self._identify = identify
         self._folder = folder
         self._again = again
+        oldest = time.time() - _KEPT_DAYS * 86_400
+        for path in folder.iterdir():
+            if path.is_file() and path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
 
     def run(
         self,
@@ -103,6 +110,7 @@ class KeptAnswers:
             place = output / name
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, place)
+            os.utime(source)  # the day of its last use
         os.utime(entry)
         return kept
 

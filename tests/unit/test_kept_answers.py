@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,13 @@ def test_a_damaged_answer_is_run_again(kept: Kept) -> None:
     damaged.write_text("{}")
     assert not kept.run().kept
     assert kept.run().kept
+
+
+def test_what_nobody_used_for_a_month_is_removed(kept: Kept) -> None:
+    kept.run()
+    for path in (kept.folder / "cache").iterdir():
+        os.utime(path, (1, 1))
+    assert not kept.run().kept and kept.run().kept
 
 
 def test_a_wheel_of_another_day_is_the_same_build(tmp_path: Path) -> None:
