@@ -16,6 +16,7 @@ _ALIASES = {
     "skylake_client": "skylake",
     "skylake_server": "skylake_avx512",
     "icelake_server": "icelake",
+    "opteron_g5": "piledriver",
     "epyc": "zen",
     "epyc_rome": "zen2",
     "epyc_milan": "zen3",
@@ -39,7 +40,9 @@ _ARMV8_3 = _ARMV8_2 | {"fcma", "jscvt", "lrcpc", "paca"}
 _ARMV8_4 = _ARMV8_3 | {"asimddp", "dit", "flagm", "ilrcpc"}
 _OTHERS: Mapping[str, tuple[str, frozenset[str]]] = {
     "qemu64": ("x86_64", frozenset({"sse3", "cx16", "lahf_lm"})),
+    "penryn": ("x86_64", frozenset({"ssse3", "sse4_1", "cx16", "lahf_lm"})),
     "cortex_a53": ("aarch64", frozenset({"crc32", "cpuid"})),
+    "cortex_a76": ("aarch64", _ARMV8_2 | {"asimddp", "asimdhp", "fphp", "lrcpc", "cpuid"}),
     "armv8.1_a": ("aarch64", _ARMV8_1),
     "armv8.2_a": ("aarch64", _ARMV8_2),
     "armv8.3_a": ("aarch64", _ARMV8_3),

@@ -485,8 +485,9 @@ def test_processors_have_what_their_makers_say() -> None:
 def test_every_machine_of_the_gate_is_a_processor_that_the_audit_knows() -> None:
     for platform in load().values():
         for machine in platform.machines:
-            if machine.model not in (None, "max"):
-                assert find_processor(str(machine.model)).runs(platform.architecture)
+            model = str(machine.model).partition(",")[0]  # without QEMU's switches
+            if machine.model is not None and model != "max":
+                assert find_processor(model).runs(platform.architecture)
 
 
 def test_sets_imply_one_another() -> None:
