@@ -212,7 +212,7 @@ def filled_dict(rule: Rule, folder: Path, dtype: str) -> Report:
 def filled_cykhash(rule: Rule, folder: Path, dtype: str) -> Report:
     import cykhash
 
-    report, pairs = Report(start=memory("VmRSS")), cykhash.Int64toInt32Map()
+    report, pairs = Report(start=memory("VmRSS")), cykhash.Int64toInt64Map()
 
     def fill() -> None:
         for block in rule.blocks():
@@ -258,7 +258,7 @@ CONTENDERS: dict[str, tuple[Callable[[Rule, Path, str], Report], str]] = {
     "PairMap float32, from CSV": (loaded_pair_map, "float32"),
     "PairMap int16, from arrays": (filled_pair_map, "int16"),
     "PairMap int16, opened": (opened_pair_map, "int16"),
-    "cykhash Int64toInt32Map": (filled_cykhash, ""),
+    "cykhash Int64toInt64Map": (filled_cykhash, ""),
     "pypocketmap int64 to int32": (filled_pypocketmap, ""),
     "dict": (filled_dict, ""),
 }
