@@ -65,8 +65,9 @@ missing_packages() {
 # sanitizes COMPILER: whether it has libFuzzer and AddressSanitizer.
 sanitizes() {
     command -v "$1" >/dev/null || return
-    echo 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }' |
-        "$1" -fsanitize=fuzzer,address -x c++ - -o /dev/null 2>/dev/null
+    # No pipe: a compiler that reads nothing would end the writer, and so fail the pipeline.
+    "$1" -fsanitize=fuzzer,address -x c++ - -o /dev/null 2>/dev/null \
+        <<<'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }'
 }
 
 # engine_answers PYTHON: whether this computer has a Docker engine already. It is then not ours to install on.
