@@ -100,7 +100,7 @@ class Builder {
         Scratch& scratch = scratch_of_this_thread();
         const std::byte* query = measure_.at(node);
         descend(scratch.walk, levels_, measure_, query, linked, kPool);
-        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query, kPool);
+        scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
         prune(node, scratch.walk.keys(), list(node).first(kLinks), kFilled);
     }
 
@@ -384,7 +384,7 @@ class Joiner {
     template <class Serves>
     std::optional<std::uint32_t> nearest(std::uint32_t node, const Serves& serves) {
         descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
-        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node), kPool);
+        walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
         for (const std::uint64_t key : walk_.keys()) {
             if (serves(node_of(key))) return node_of(key);
         }
@@ -428,7 +428,7 @@ void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, c
             if (key != UINT64_MAX) walk.enter(key);
         }
         if (lowest) return;
-        walk.run(upper[level], measure, query, kEntries);
+        walk.run(upper[level], measure, query);
         best.fill(UINT64_MAX);
         std::copy(walk.keys().begin(), walk.keys().end(), best.begin());
     }

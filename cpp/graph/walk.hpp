@@ -133,8 +133,10 @@ class Walk {
         offer(key & ~std::uint64_t{1});
     }
 
-    // Follows links from the nearest node on, until those of the `followed` nearest in the pool were.
-    void run(const Level& level, const Measure& measure, const std::byte* query, std::size_t followed) {
+    // Follows links from the nearest node on, until those of the `followed` nearest in the pool were, or of
+    // all.
+    void run(const Level& level, const Measure& measure, const std::byte* query,
+             std::size_t followed = SIZE_MAX) {
         for (std::size_t next = 0; next < std::min(size_, followed);) {
             if (keys_[next] & 1) {
                 ++next;
