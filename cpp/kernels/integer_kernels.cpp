@@ -222,6 +222,14 @@ struct Differences {
 
 // Scores kCount rows of codes and, as it goes, fetches the rows that follow: `next` may be the same again.
 template <class Term, std::size_t kCount>
+CONSTANN_INLINE void write_answers(const Sums (&sums)[kCount], std::uint32_t* results) {
+    for (std::size_t row = 0; row < kCount; ++row) results[row] = Term::answer(total(sums[row]));
+#if defined(CONSTANN_PLANT_LAST_BIT)
+    for (std::size_t row = 0; row < kCount; ++row) results[row] ^= 1u;
+#endif
+}
+
+template <class Term, std::size_t kCount>
 CONSTANN_INLINE void score_codes(const std::byte* query, const std::byte* const* rows,
                                  const std::byte* const* next, std::size_t bytes, std::uint32_t* results) {
     Sums sums[kCount] = {};
@@ -242,10 +250,7 @@ CONSTANN_INLINE void score_codes(const std::byte* query, const std::byte* const*
         }
     }
 #endif
-    for (std::size_t row = 0; row < kCount; ++row) results[row] = Term::answer(total(sums[row]));
-#if defined(CONSTANN_PLANT_LAST_BIT)
-    for (std::size_t row = 0; row < kCount; ++row) results[row] ^= 1u;
-#endif
+    write_answers<Term>(sums, results);
 }
 
 template <class Term>
@@ -293,10 +298,7 @@ CONSTANN_INLINE void score_half_codes(const std::byte* query, const std::byte* c
             sums[row] = Term::add(sums[row], low, high, load_group(rows[row] + at));
     }
 #endif
-    for (std::size_t row = 0; row < kCount; ++row) results[row] = Term::answer(total(sums[row]));
-#if defined(CONSTANN_PLANT_LAST_BIT)
-    for (std::size_t row = 0; row < kCount; ++row) results[row] ^= 1u;
-#endif
+    write_answers<Term>(sums, results);
 }
 
 // Whoever calls it has fetched the rows.
