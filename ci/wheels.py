@@ -311,7 +311,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.env or arguments.asks_first:
         raise WheelError("--env and --asks-first are for other projects' wheels: name one with --sdist")
     wanted, pythons = chosen(arguments)
-    known = load_targets()
+    known = {each.name: each for each in wanted}
     with step(f"wheels for {', '.join(platform.name for platform in wanted)}"):
         paths = build_wheels(wanted, _ROOT, arguments.output, cache=kept.folder("wheels"), pythons=pythons)
     rows = [row_of(known[name], read_wheel(path), known[name].proof) for (name, _), path in paths.items()]
