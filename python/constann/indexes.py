@@ -23,6 +23,8 @@ Metric = Literal["cosine", "euclidean", "manhattan", "dot", "hamming"]
 Kind = Literal["exact", "forest", "graph"]
 Ids = npt.ArrayLike | Sequence[str]
 
+# pybind11 looks for numpy's functions at the first array, which takes longer than a search: so here, not there.
+_core.as_array(np.empty(0, np.float32))
 
 METRICS: dict[Kind, tuple[Metric, ...]] = {
     "exact": get_args(Metric),

@@ -8,6 +8,7 @@ import mmap
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias, Union
 
 import numpy as np
@@ -201,7 +202,7 @@ def naming(source: Source, kind: type[ValueError] = FileFormatError) -> Iterator
 
 def _content(source: Source, memory: str) -> "ReadableBuffer":
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
+        with open(source, "rb", buffering=0) as file:
             return _file_content(file, memory)
     if hasattr(source, "read"):
         return _not_empty(source.read())
@@ -217,7 +218,7 @@ def _not_empty(content: bytes) -> bytes:
     return content
 
 
-def _file_content(file: BinaryIO, memory: str) -> "ReadableBuffer":
+def _file_content(file: FileIO, memory: str) -> "ReadableBuffer":
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise FileFormatError("the file is empty")
@@ -231,7 +232,7 @@ def _file_content(file: BinaryIO, memory: str) -> "ReadableBuffer":
     return mapped
 
 
-def _copy(file: BinaryIO, size: int) -> mmap.mmap:
+def _copy(file: FileIO, size: int) -> mmap.mmap:
     """Read the file into memory of this process alone, in huge pages where the system has them."""
     copy = mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -240,7 +241,7 @@ def _copy(file: BinaryIO, size: int) -> mmap.mmap:
     with memoryview(copy) as view:
         done = 0
         while done < size:
-            read = file.readinto(view[done : done + _CHUNK])  # type: ignore[attr-defined]
+            read = file.readinto(view[done : done + _CHUNK])
             if not read:
                 raise FileFormatError(f"the file ended after {done} of {size} bytes while it was read")
             done += read
