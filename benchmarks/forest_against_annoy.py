@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,15 @@ print(opened - start, opened - start + times[0], sorted(times)[len(times) * 99 /
 class Peers:
     """Both libraries' indexes of one set, for each number of trees, built once."""
 
-    def __init__(self, data: Dataset, work: Path) -> None:
+    def __init__(self, data: Dataset, work: Path, trees: Sequence[int]) -> None:
         self.data, self.work = data, work
         self.dim = data.rows.shape[1]
         self.lists = data.queries.tolist()
         self.build_times: dict[int, tuple[float, float]] = {}
         self.annoy: dict[int, Any] = {}
         self.constann: dict[int, constann.Index] = {}
-        for trees in TREES:
-            self.build(trees)
+        for number in trees:
+            self.build(number)
 
     def build(self, trees: int) -> None:
         theirs = annoy.AnnoyIndex(self.dim, "angular")
@@ -142,19 +143,18 @@ def first_queries(peers: Peers, trees: int) -> dict[str, tuple[float, float, flo
     np.save(query, peers.data.queries)
     found = {}
     for cold in (False, True):
-        for library in ("annoy", "annoy prefault", "map", "warm", "copy", "lock"):
-            name, *prefault = library.split()
-            path = peers.path(trees, "ann" if name == "annoy" else "constann")
-            command: list[Any] = [sys.executable, "-c", FIRST_QUERY, name, path, str(peers.dim), query, *prefault]
-            runs = []
-            for _ in range(5):
-                if cold:
-                    command[4] = drop(path)
+        runs: dict[str, list[tuple[float, ...]]] = {}
+        for _ in range(5 if cold else 15):
+            for library in ("annoy", "annoy prefault", "map", "warm", "copy", "lock"):
+                name, *prefault = library.split()
+                path = peers.path(trees, "ann" if name == "annoy" else "constann")
+                read = drop(path) if cold else path
+                command = [sys.executable, "-c", FIRST_QUERY, name, read, str(peers.dim), query, *prefault]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
-                runs.append(tuple(map(float, done.stdout.split())))
-            found[f"{library}{', not in the page cache' if cold else ''}"] = tuple(
-                statistics.median(run[i] for run in runs) for i in (0, 1, 2)
-            )
+                label = f"{library}{', not in the page cache' if cold else ''}"
+                runs.setdefault(label, []).append(tuple(map(float, done.stdout.split())))
+        for label, times in runs.items():
+            found[label] = tuple(statistics.median(run[i] for run in times) for i in (0, 1, 2))
     return found  # type: ignore[return-value]
 
 
@@ -215,26 +215,38 @@ def report(peers: Peers) -> dict[str, Any]:
     for trees, (theirs, ours) in peers.build_times.items():
         sizes = [peers.path(trees, suffix).stat().st_size / 2**20 for suffix in ("ann", "constann")]
         print(f"{trees:>6} {theirs:>16.2f} {ours:>12.2f} {ours / theirs:>6.2f} {sizes[0]:>11.0f} {sizes[1]:>14.0f}")
+    return {
+        "set": data.name,
+        "settings": rows,
+        "speeds": speeds,
+        "build": peers.build_times,
+        "opening": report_opening(peers),
+    }
+
+
+def report_opening(peers: Peers) -> dict[str, tuple[float, float, float]]:
     opened = first_queries(peers, TREES[-1])
-    print(f"{'opening, ' + str(TREES[-1]) + ' trees':36} {'open, ms':>9} {'and first query, ms':>20} {'p99, ms':>8}")
+    print(f"{f'{peers.data.name}, {TREES[-1]} trees':36} {'open, ms':>9} {'and first query, ms':>20} {'p99, ms':>8}")
     for name, (open_time, both, slow) in opened.items():
         print(f"{name:36} {open_time * 1000:>9.2f} {both * 1000:>20.2f} {slow * 1000:>8.2f}")
-    return {"set": data.name, "settings": rows, "speeds": speeds, "build": peers.build_times, "opening": opened}
+    return opened
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=CARRIED, help="folder of gloss-vectors.npy and gloss-queries.npy")
     parser.add_argument("--sets", default="gloss,clustered")
+    parser.add_argument("--opening", action="store_true", help="measure only opening and the first query")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the child processes
     print(f"{cpu_name()}; constann {constann.__version__}, kernels {constann.kernels.current()}; {wide_instructions()}")
-    answers = []
+    answers: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as work:
         for name in options.sets.split(","):
             data = gloss(options.data) if name == "gloss" else clustered()
-            answers.append(report(Peers(data, Path(work))))
+            peers = Peers(data, Path(work), TREES[-1:] if options.opening else TREES)
+            answers.append(report_opening(peers) if options.opening else report(peers))
     if options.json:
         options.json.write_text(json.dumps(answers, indent=1))
 
