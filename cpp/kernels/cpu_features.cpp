@@ -81,8 +81,9 @@ std::vector<std::string> cpu_features() {
         const char* name;
         int bit;  // of AT_HWCAP, from Linux's arch/arm64 user interface
     };
-    constexpr Feature kFeatures[] = {{"fp", 0},       {"asimd", 1},    {"atomics", 8}, {"fphp", 9},
-                                     {"asimdhp", 10}, {"asimddp", 20}, {"sve", 22},    {"asimdfhm", 23}};
+    constexpr Feature kFeatures[] = {{"fp", 0},   {"asimd", 1},    {"crc32", 7},     {"atomics", 8},
+                                     {"fphp", 9}, {"asimdhp", 10}, {"asimdrdm", 12}, {"asimddp", 20},
+                                     {"sve", 22}, {"asimdfhm", 23}};
     const unsigned long capabilities = getauxval(AT_HWCAP);
     std::vector<std::string> found;
     for (const Feature& feature : kFeatures) {
@@ -91,6 +92,12 @@ std::vector<std::string> cpu_features() {
     std::sort(found.begin(), found.end());
     return found;
 }
+
+#elif defined(__APPLE__)
+
+std::vector<std::string> cpu_features() {
+    return {"asimd", "asimddp", "asimdrdm", "atomics", "crc32", "fp"};
+}  // of what we ask for: what every Mac has from the M1 on
 
 #else
 

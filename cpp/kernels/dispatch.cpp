@@ -28,6 +28,9 @@ extern const KernelTable table;
 namespace neon {
 extern const KernelTable table;
 }
+namespace neon_dotprod {
+extern const KernelTable table;
+}
 #else
 #error "Constann knows x86-64 and 64-bit Arm: docs/adding-a-kernel.md says how to add another architecture"
 #endif
@@ -43,6 +46,7 @@ constexpr Implementation kImplementations[] = {
      "sse4_2 popcnt avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl"},
 #elif defined(__aarch64__)
     {&neon::table, "NEON, which every 64-bit Arm CPU has", ""},
+    {&neon_dotprod::table, "NEON with dot products of bytes (Armv8.2)", "asimddp asimdrdm atomics crc32"},
 #endif
 };
 

@@ -160,7 +160,7 @@ CONSTANN_INLINE std::uint32_t total(Sums sums) {
     return static_cast<std::uint32_t>(_mm_cvtsi128_si32(sums));
 }
 
-#else  // NEON
+#else  // NEON, alone or with the dot products of Armv8.2
 
 using Bytes = uint8x16_t;
 using Sums = uint32x4_t;
@@ -170,6 +170,19 @@ CONSTANN_INLINE Bytes load(const std::byte* from) {
 CONSTANN_INLINE Bytes filled(char byte) {
     return vdupq_n_u8(static_cast<std::uint8_t>(byte));
 }
+#if defined(__ARM_FEATURE_DOTPROD)
+CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
+    const int8x16_t q = vreinterpretq_s8_u8(query), r = vreinterpretq_s8_u8(row);
+    return vreinterpretq_u32_s32(vdotq_s32(vreinterpretq_s32_u32(sums), q, r));
+}
+CONSTANN_INLINE Sums add_squares(Sums sums, Bytes query, Bytes row) {
+    const uint8x16_t difference = vabdq_u8(query, row);
+    return vdotq_u32(sums, difference, difference);
+}
+CONSTANN_INLINE Sums add_bytes(Sums sums, Bytes bytes) {
+    return vdotq_u32(sums, bytes, vdupq_n_u8(1));
+}
+#else
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
     const int8x16_t q = vreinterpretq_s8_u8(query), r = vreinterpretq_s8_u8(row);
     const int16x8_t pairs =
@@ -181,11 +194,15 @@ CONSTANN_INLINE Sums add_squares(Sums sums, Bytes query, Bytes row) {
     const uint8x8_t low = vget_low_u8(difference), high = vget_high_u8(difference);
     return vpadalq_u16(sums, vmlal_u8(vmull_u8(low, low), high, high));
 }
+CONSTANN_INLINE Sums add_bytes(Sums sums, Bytes bytes) {
+    return vpadalq_u16(sums, vpaddlq_u8(bytes));
+}
+#endif
 CONSTANN_INLINE Sums add_differences(Sums sums, Bytes query, Bytes row) {
-    return vpadalq_u16(sums, vpaddlq_u8(vabdq_u8(query, row)));
+    return add_bytes(sums, vabdq_u8(query, row));
 }
 CONSTANN_INLINE Sums add_bits(Sums sums, Bytes query, Bytes row) {
-    return vpadalq_u16(sums, vpaddlq_u8(vcntq_u8(veorq_u8(query, row))));
+    return add_bytes(sums, vcntq_u8(veorq_u8(query, row)));
 }
 CONSTANN_INLINE std::uint32_t total(Sums sums) {
     return vaddvq_u32(sums);

@@ -212,6 +212,17 @@ def test_a_planted_arm_instruction_is_found(text: str, sets: str, tmp_path: Path
     assert main(["audit", str(path), "--cpu", "graviton3"]) == 0
 
 
+@pytest.mark.parametrize("name", ["neon", "neon_dotprod", "neon_dot"])
+def test_only_the_arm_kernels_that_are_named_for_dot_products_may_use_them(name: str, tmp_path: Path) -> None:
+    build = compiler_for(ARM, tmp_path)
+    source = f"namespace constann::kernels::{name} {{{{ void planted() {{{{ __asm__ volatile({{text}}); }}}} }}}}"
+    faults = faults_of(build(source.format(text=DOT)), ARM)
+    assert bool(faults) == (name != "neon_dotprod")
+    assert all(f"constann::kernels::{name}::planted()" in fault and "needs asimddp" in fault for fault in faults)
+    (fault,) = faults_of(build(source.format(text=ATOMIC)), ARM)
+    assert "needs atomics" in fault
+
+
 @pytest.mark.skipif(
     shutil.which("qemu-aarch64-static") is None and (sys.platform, os.environ.get("CI")) != ("linux", "true"),
     reason="no emulator: apt-get install qemu-user-static (Debian, Ubuntu)",

@@ -11,38 +11,50 @@ import pytest
 from ci import cache, macos_kernels, wheels
 from ci.__main__ import main
 from ci.macos_kernels import CODE_KERNELS, KERNELS, Result, run_kernels
-from ci.platforms import load_targets
+from ci.platforms import KernelSet, load_targets
 from ci.wheel_file import WheelError
 
 ROOT = Path(__file__).resolve().parents[2]
 MACOS, LINUX = load_targets()["macos-arm64"], load_targets()["linux-aarch64"]
 CANONICAL = ("-march=armv8-a", "-ffp-contract=off", f"-I{ROOT / 'cpp'}")
-NEON = ("-DCONSTANN_KERNEL_SET=neon", "-DCONSTANN_KERNEL_WIDTH=4", "-DCONSTANN_KERNEL_ROWS=4")
+SHAPE = ("-DCONSTANN_KERNEL_WIDTH=4", "-DCONSTANN_KERNEL_ROWS=4")
+SETS = {each.name: each for each in MACOS.kernels}
+FLAGS = {"neon": (), "neon_dotprod": ("-march=armv8.2-a+dotprod",)}
 
 
-def kernels_for_macos(folder: Path, *flags: str) -> bytes:
-    """The NEON kernels alone, compiled as in the wheel but for these flags."""
+def kernels_for_macos(folder: Path, *flags: str, name: str = "neon") -> bytes:
+    """The kernels of one set alone, compiled as in the wheel but for these flags."""
     build = planted_code.compile_with(MACOS, cache.folder("wheels") / "zig", folder)
-    sources = [f'#include "kernels/{name}_kernels.cpp"\n' for name in ("vector", "integer")]
-    return build(*sources, flags=(*CANONICAL, *NEON, *flags)).read_bytes()
+    sources = [f'#include "kernels/{each}_kernels.cpp"\n' for each in ("vector", "integer")]
+    own = (*FLAGS[name], f"-DCONSTANN_KERNEL_SET={name}", *SHAPE)
+    return build(*sources, flags=(*CANONICAL, *own, *flags)).read_bytes()
 
 
 def ran(content: bytes, name: str = "neon") -> Result:
-    (result,) = run_kernels("planted.so", content, [name])
+    (result,) = run_kernels("planted.so", content, [SETS[name]])
     return result
 
 
-def test_every_kernel_gives_the_known_answers(tmp_path: Path) -> None:
-    result = ran(kernels_for_macos(tmp_path))
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_kernel_gives_the_known_answers(name: str, tmp_path: Path) -> None:
+    result = ran(kernels_for_macos(tmp_path, name=name), name)
     assert (result.kernels, result.problems) == (13, [])
     assert result.calls > 10_000
 
 
-def test_a_wrong_last_bit_is_seen_in_every_kernel(tmp_path: Path) -> None:
-    result = ran(kernels_for_macos(tmp_path, "-DCONSTANN_PLANT_LAST_BIT"))
-    for kernel in KERNELS:
-        for how in ("one", "many"):
-            assert [problem for problem in result.problems if f"neon, {kernel} {how}, " in problem]
+@pytest.mark.parametrize("name", FLAGS)
+def test_a_wrong_last_bit_is_seen_in_every_kernel(name: str, tmp_path: Path) -> None:
+    result = ran(kernels_for_macos(tmp_path, "-DCONSTANN_PLANT_LAST_BIT", name=name), name)
+    slots = [*(f"{kernel} {how}" for kernel in KERNELS for how in ("one", "many")), *CODE_KERNELS]
+    for slot in slots:
+        assert [problem for problem in result.problems if problem.startswith(f"{name}, {slot}, ")]
+
+
+def test_only_a_set_that_asks_for_dot_products_may_use_them(tmp_path: Path) -> None:
+    content = kernels_for_macos(tmp_path, name="neon_dotprod")
+    (result,) = run_kernels("planted.so", content, [KernelSet("neon_dotprod", frozenset())])
+    stopped = {problem.split(", ")[1] for problem in result.problems if "stopped by the CPU" in problem}
+    assert stopped >= {"code_inner_product", "code_squared_euclidean", "half_code_squared_euclidean"}
 
 
 def test_fused_multiplication_is_seen(tmp_path: Path) -> None:
@@ -105,5 +117,5 @@ def test_the_kernels_of_a_wheel_run_and_a_planted_bit_in_one_is_seen(tmp_path: P
     fault = {"CONSTANN_PLANT_LAST_BIT": "neon"}
     wrong = wheels.build_wheel(MACOS, ROOT, tmp_path / "wrong", cache=cache.folder("wheels"), defines=fault)
     name, content = macos_kernels.extension_in(wrong)
-    scalar, neon = run_kernels(name, content, ["scalar", "neon"])
-    assert neon.problems and not scalar.problems
+    scalar, neon, dotprod = run_kernels(name, content, [SETS[each] for each in ("scalar", "neon", "neon_dotprod")])
+    assert neon.problems and not scalar.problems and not dotprod.problems

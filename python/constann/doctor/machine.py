@@ -30,10 +30,11 @@ X86_64_V2 = ("sse3", "ssse3", "sse4_1", "sse4_2", "popcnt", "cx16", "lahf_lm")
 _RELEVANT = {
     *(*X86_64_V2, "avx", "avx2", "fma", "f16c", "bmi1", "bmi2", "sse2"),
     *("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_vpopcntdq"),
-    *("fp", "asimd", "atomics", "fphp", "asimdhp", "asimddp", "asimdfhm", "sve"),
+    *("fp", "asimd", "atomics", "fphp", "asimdhp", "asimddp", "asimdfhm", "asimdrdm", "crc32", "sve"),
 }
 _MAC_FEATURES = {"FEAT_DotProd": "asimddp", "FEAT_LSE": "atomics", "AdvSIMD": "asimd", "floatingpoint": "fp"}
 _MAC_FEATURES |= {"FEAT_FP16": "asimdhp", "FEAT_FHM": "asimdfhm", "avx1_0": "avx", "avx2_0": "avx2", "fma": "fma"}
+_MAC_FEATURES |= {"FEAT_RDM": "asimdrdm", "FEAT_CRC32": "crc32", "armv8_crc32": "crc32"}
 _MAC_FEATURES |= {"sse3": "sse3", "supplementalsse3": "ssse3", "sse4_1": "sse4_1", "sse4_2": "sse4_2"}
 
 
