@@ -24,6 +24,9 @@ extern const KernelTable table;
 namespace avx512 {
 extern const KernelTable table;
 }
+namespace avx512vnni {
+extern const KernelTable table;
+}
 #elif defined(__aarch64__)
 namespace neon {
 extern const KernelTable table;
@@ -44,6 +47,8 @@ constexpr Implementation kImplementations[] = {
     {&avx2::table, "AVX2", "sse4_2 popcnt avx avx2"},
     {&avx512::table, "AVX-512 (F, BW, DQ, VL)",
      "sse4_2 popcnt avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl"},
+    {&avx512vnni::table, "AVX-512 with sums of products of bytes (VNNI)",
+     "sse4_2 popcnt avx avx2 fma f16c avx512f avx512bw avx512dq avx512vl avx512_vnni"},
 #elif defined(__aarch64__)
     {&neon::table, "NEON, which every 64-bit Arm CPU has", ""},
     {&neon_dotprod::table, "NEON with dot products of bytes (Armv8.2)", "asimddp asimdrdm atomics crc32"},

@@ -52,8 +52,12 @@ CONSTANN_INLINE Bytes filled(char byte) {
     return _mm512_set1_epi8(byte);
 }
 CONSTANN_INLINE Sums add_products(Sums sums, Bytes query, Bytes row) {
+#if defined(__AVX512VNNI__)
+    return _mm512_dpbusd_epi32(sums, row, query);
+#else
     const __m512i pairs = _mm512_maddubs_epi16(row, query);
     return _mm512_add_epi32(sums, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+#endif
 }
 CONSTANN_INLINE Sums add_squares(Sums sums, Bytes query, Bytes row) {
     const __m512i difference = _mm512_or_si512(_mm512_subs_epu8(query, row), _mm512_subs_epu8(row, query));

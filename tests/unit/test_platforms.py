@@ -47,6 +47,7 @@ def test_native_rows_are_the_kernel_sets_of_the_cpu() -> None:
     assert [kernels([], way) for way in ways] == [["baseline", "scalar"]] * 2
     every = ["avx2", "avx512f", "avx512bw", "avx512dq", "avx512vl"]
     assert [kernels(every, way) for way in ways] == [["avx512", "avx2", "baseline", "scalar"]] * 2
+    assert kernels([*every, "avx512_vnni"], "")[0] == "avx512vnni"
     assert all(row.environment == {"CONSTANN_KERNELS": row.kernels} for row in x86.native_rows(every))
     assert not [row for row in x86.expected_rows("aarch64", every) if row.model is None]
 
