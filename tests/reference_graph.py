@@ -24,6 +24,7 @@ RERANKS = (16, 24, 32, 48, 64)
 RERANK_OF_FLOATS = 16
 USUAL_K = 10
 SCANNED = 8  # rows are scanned where they are no more than so many for each node in view
+RERANKED = 4  # with codes, one node in so many followed is compared exactly, or `Form.rerank`
 PRODUCT_BASE = 0x80000000
 NO_ANSWER = 0xFFFFFFFF
 NEARER, NEARER_OF = 19, 20  # how much nearer one must be to cover another
@@ -168,7 +169,10 @@ class Graph:
         nodes, most = len(self.node_rows), len(self.rows) if allowed is None else int(allowed.sum())
         k = min(k, most)
         best = self.form.rerank + 2 * (max(k, USUAL_K) - USUAL_K)
-        in_view = min(max(effort, k), nodes) * (len(self.rows) / max(most, 1))
+        wanted = min(max(effort, k), nodes)
+        if self.codes is not None:
+            best = max(best, wanted // RERANKED)
+        in_view = wanted * (len(self.rows) / max(most, 1))
         if in_view * SCANNED >= most:
             return None
         followed = min(nodes, int(in_view))
@@ -191,7 +195,7 @@ class Graph:
             taken += bool(rows)
             serving += bool(rows)
         seen_enough = allowed is None or serving * 2 * len(self.rows) >= pool * most
-        return chosen if found >= k and seen_enough else None
+        return chosen if len(chosen) >= k and seen_enough else None
 
     def counted(self, rows: list[int], k: int) -> int:
         """How many of a node's rows count towards k: of equal ones that are more than k, one."""

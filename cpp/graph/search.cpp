@@ -13,8 +13,9 @@ namespace constann {
 namespace {
 
 constexpr std::size_t kScoredAtOnce = 64;
-constexpr std::uint64_t kUsualK = 10;  // what codes are tried with
-constexpr std::uint64_t kScanned = 8;  // rows that are scanned in the time one node in view takes
+constexpr std::uint64_t kUsualK = 10;   // what codes are tried with
+constexpr std::uint64_t kReranked = 4;  // one node in so many followed, or the trial's number
+constexpr std::uint64_t kScanned = 8;   // rows that are scanned in the time one node in view takes
 
 // What a thread's searches use again and again, whatever the index.
 struct Scratch {
@@ -48,6 +49,8 @@ class Graph::Search final : public Index::Searcher {
         const std::uint64_t nodes = graph.nodes();
         best_ = graph.form_.rerank + 2 * (std::max(k_, kUsualK) - kUsualK);
         const std::uint64_t wanted = std::min(std::max(plan.effort, k_), nodes);
+        // Else no effort finds what codes put behind others, which they do more often far from all rows.
+        if (graph.form_.bits != 0) best_ = std::max(best_, wanted / kReranked);
         // As many more as are not allowed: too many, where rather all are scanned.
         const double share =
             static_cast<double>(graph.size()) / static_cast<double>(std::max<std::uint64_t>(allowed_, 1));
@@ -114,7 +117,8 @@ class Graph::Search final : public Index::Searcher {
             in_view += any;
             nodes += any;
         }
-        return found >= k_ && (!filter_.filters() || in_view * 2 * graph_.size() >= pool_ * allowed_);
+        // Of few nodes with many equal rows, which count once, there may be enough even so: all were met.
+        return s_.candidates.size() >= k_ && (!filter_.filters() || in_view * 2 * graph_.size() >= pool_ * allowed_);
     }
 
     // Of rows that are equal, and so lie in their order, the first k are enough: the place before the next.

@@ -156,6 +156,19 @@ def test_upper_levels_are_those_of_the_reference(metric: str) -> None:
     assert_same_answers(index, graph, normal(5, 10, seed=1))
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_as_many_rows_are_compared_exactly_as_by_the_reference(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For queries far from the rows, of which the codes' order says less than the trial found."""
+    rows = (normal(40, 24, seed=7)[np.arange(1300) % 40] + 0.3 * normal(1300, 24)).astype(np.float32)
+    index, graph = both(rows, metric, code_bits=4)
+    queries, effort = normal(20, 24, seed=1), 160
+    assert graph.form.rerank < effort // reference_graph.RERANKED
+    ids = index.search(queries, 10, effort=effort)[0]
+    np.testing.assert_array_equal(ids, graph.search(queries, 10, effort)[0])
+    monkeypatch.setattr(reference_graph, "RERANKED", effort)
+    assert (ids != graph.search(queries, 10, effort)[0]).any()
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=hnp.arrays(
