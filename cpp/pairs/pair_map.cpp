@@ -33,16 +33,12 @@ PairTable table_in(const file::Header& header, std::span<const std::byte> file, 
     return PairTable(type, parts);
 }
 
-std::uint32_t one_of(std::span<const std::uint32_t> all, std::uint64_t i) {
-    return all[all.size() == 1 ? 0 : i];
-}
-
-std::string quoted_pair(std::uint32_t user, std::uint32_t item) {
+std::string quoted_pair(std::int64_t user, std::int64_t item) {
     return "(" + std::to_string(user) + ", " + std::to_string(item) + ")";
 }
 
 [[noreturn]] void refuse(const PairUpdates& updates, std::uint64_t i, ValueType type, const NameOf& name) {
-    const std::string pair = quoted_pair(one_of(updates.users, i), one_of(updates.items, i));
+    const std::string pair = quoted_pair(updates.users.integer(i), updates.items.integer(i));
     std::string limits = "finite numbers";
     if (type != ValueType::float32) {
         const IntegerRange range = range_of(type);
@@ -96,53 +92,49 @@ std::vector<Pair> PairMap::pairs_of(std::uint32_t user) const {
 
 void PairMap::apply(const PairUpdates& updates, const NameOf& name) {
     if (updates.count == 0) return;
+    if (updates.count > kMostPairs) throw std::invalid_argument("too many pairs for one call: give fewer");
     const Change change(access_);
     if (updates.count == 1) {
         apply_one(updates, name);
     } else {
-        for (const Pair& pair : outcomes(updates, name)) put(pair);
+        const std::vector<Share> shares = shares_of(updates);
+        // With one share its outcomes tell; with more of them all are judged before any is put.
+        std::uint64_t bad = shares.size() > 1 ? first_bad(updates, shares) : updates.count;
+        for (const Share& share : shares) {
+            const Outcomes become = outcomes(updates, share);
+            bad = std::min(bad, become.bad);
+            if (bad != updates.count) refuse(updates, bad, type_, name);
+            for (const Pair& pair : become.pairs) put(pair);
+        }
     }
     ++changes_;
 }
 
 void PairMap::apply_one(const PairUpdates& updates, const NameOf& name) {
-    const std::uint32_t user = updates.users[0], item = updates.items[0];
+    const auto user = static_cast<std::uint32_t>(updates.users.integer(0));
+    const auto item = static_cast<std::uint32_t>(updates.items.integer(0));
     const ValueBits before = updates.update == Update::add ? find(user, item).value_or(0) : 0;
     const auto after = updated(type_, updates.update, before, updates.numbers, 0);
     if (!after) refuse(updates, 0, type_, name);
     put({user, item, *after});
 }
 
-// What the pairs become, in order of the pairs. Those of one pair are applied as they were given.
-std::vector<Pair> PairMap::outcomes(const PairUpdates& updates, const NameOf& name) const {
-    if (updates.count > kMostPairs) throw std::invalid_argument("too many pairs for one call: give fewer");
-    // The value first holds the place among the updates.
-    std::vector<Pair> pairs(updates.count);
-    for (std::uint32_t i = 0; i < updates.count; ++i)
-        pairs[i] = {one_of(updates.users, i), one_of(updates.items, i), i};
-    const auto before = [](const Pair& a, const Pair& b) {
-        const std::uint64_t left = key_of(a.user, a.item), right = key_of(b.user, b.item);
-        return left != right ? left < right : a.value < b.value;
-    };
-    if (!std::is_sorted(pairs.begin(), pairs.end(), before)) std::sort(pairs.begin(), pairs.end(), before);
+Outcomes PairMap::outcomes(const PairUpdates& updates, const Share& share) const {
+    return outcomes_of(updates, share, type_, [this](std::uint32_t user, std::uint32_t item) {
+        return find(user, item).value_or(0);
+    });
+}
+
+std::uint64_t PairMap::first_bad(const PairUpdates& updates, const std::vector<Share>& shares) const {
     std::uint64_t bad = updates.count;
-    std::size_t kept = 0;
-    for (std::size_t i = 0; i < pairs.size();) {
-        const Pair first = pairs[i];
-        ValueBits value = updates.update == Update::add ? find(first.user, first.item).value_or(0) : 0;
-        for (; i < pairs.size() && pairs[i].user == first.user && pairs[i].item == first.item; ++i) {
-            const auto after = updated(type_, updates.update, value, updates.numbers, pairs[i].value);
-            if (after) {
-                value = *after;
-            } else {
-                bad = std::min<std::uint64_t>(bad, pairs[i].value);
-            }
+    if (updates.update == Update::set) {  // where no number depends on what came before
+        for (std::uint64_t i = 0; i < bad; ++i) {
+            if (!updated(type_, Update::set, 0, updates.numbers, i)) bad = i;
         }
-        pairs[kept++] = {first.user, first.item, value};
+        return bad;
     }
-    if (bad != updates.count) refuse(updates, bad, type_, name);
-    pairs.resize(kept);
-    return pairs;
+    for (const Share& share : shares) bad = std::min(bad, outcomes(updates, share).bad);
+    return bad;
 }
 
 void PairMap::put(const Pair& pair) {

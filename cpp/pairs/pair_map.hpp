@@ -14,6 +14,7 @@
 #include "core/access.hpp"
 #include "file/format.hpp"
 #include "pairs/pair_table.hpp"
+#include "pairs/pair_updates.hpp"
 #include "pairs/pair_value.hpp"
 #include "pairs/recent_pairs.hpp"
 
@@ -21,14 +22,6 @@ namespace constann {
 
 // Names element i of what the caller gave, for errors.
 using NameOf = std::function<std::string(std::uint64_t i)>;
-
-// Users, items and numbers of one call: as many of each, or one for all.
-struct PairUpdates {
-    Update update;
-    std::span<const std::uint32_t> users, items;
-    Numbers numbers;
-    std::uint64_t count;
-};
 
 class PairMap {
   public:
@@ -67,7 +60,8 @@ class PairMap {
 
   private:
     void apply_one(const PairUpdates& updates, const NameOf& name);
-    std::vector<Pair> outcomes(const PairUpdates& updates, const NameOf& name) const;
+    Outcomes outcomes(const PairUpdates& updates, const Share& share) const;
+    std::uint64_t first_bad(const PairUpdates& updates, const std::vector<Share>& shares) const;
     void put(const Pair& pair);
     void merge();
     bool settled() const { return recent_.size() == 0 && (!opened_ || table_.pairs() == 0); }

@@ -26,6 +26,10 @@ inline std::uint64_t key_of(std::uint32_t user, std::uint32_t item) {
     return (std::uint64_t{user} << 32) | item;
 }
 
+inline std::uint64_t key_of(const Pair& pair) {
+    return key_of(pair.user, pair.item);
+}
+
 // The arrays of a table, in the order of the file.
 enum class Part : std::size_t { users, starts, items, values };
 inline constexpr std::size_t kParts = 4;

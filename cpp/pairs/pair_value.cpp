@@ -77,14 +77,10 @@ float float_of(ValueBits bits) {
     return std::bit_cast<float>(bits);
 }
 
-std::optional<ValueBits> updated(ValueType type, Update update, ValueBits before, const Numbers& numbers,
-                                 std::size_t i) {
-    if (type == ValueType::float32) {
-        const auto& floats = std::get<std::span<const float>>(numbers);
-        return updated_float(update, before, floats[floats.size() == 1 ? 0 : i]);
-    }
-    const auto& integers = std::get<std::span<const std::int64_t>>(numbers);
-    const std::int64_t number = integers[integers.size() == 1 ? 0 : i];
+std::optional<ValueBits> updated(ValueType type, Update update, ValueBits before, const Column& numbers,
+                                 std::uint64_t i) {
+    if (type == ValueType::float32) return updated_float(update, before, numbers.real(i));
+    const std::int64_t number = numbers.integer(i);
     constexpr std::int64_t kFar = std::int64_t{1} << 40;  // beyond all types and differences of their values
     if (number < -kFar || number > kFar) return std::nullopt;
     const std::int64_t value = update == Update::add ? integer_of(type, before) + number : number;

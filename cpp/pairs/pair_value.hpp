@@ -5,9 +5,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <span>
 #include <string_view>
-#include <variant>
+
+#include "pairs/column.hpp"
 
 namespace constann {
 
@@ -16,9 +16,6 @@ enum class ValueType : std::uint32_t { int8 = 1, uint8 = 2, int16 = 3, uint16 = 
 
 // A value's bytes, the rest zero.
 using ValueBits = std::uint32_t;
-
-// One number for each pair, or one for all: integers for the integer types, floats for float32.
-using Numbers = std::variant<std::span<const std::int64_t>, std::span<const float>>;
 
 enum class Update { set, add };
 
@@ -34,9 +31,10 @@ IntegerRange range_of(ValueType type);  // of an integer type
 std::int64_t integer_of(ValueType type, ValueBits bits);
 float float_of(ValueBits bits);
 
-// The value after `number` was set, or added to what was there; nothing where the type cannot hold that. A
-// float is never -0. Must run under the canonical floating-point environment.
-std::optional<ValueBits> updated(ValueType type, Update update, ValueBits before, const Numbers& numbers,
-                                 std::size_t i);
+// The value after number `i` was set, or added to what was there; nothing where the type cannot hold that.
+// The integer types take integers. A float is never -0. Must run under the canonical floating-point
+// environment.
+std::optional<ValueBits> updated(ValueType type, Update update, ValueBits before, const Column& numbers,
+                                 std::uint64_t i);
 
 }  // namespace constann

@@ -19,8 +19,7 @@ std::size_t RecentPairs::slot_of_pair(std::uint64_t key) const {
     const std::size_t mask = by_pair_.size() - 1;
     std::size_t slot = static_cast<std::size_t>(scattered(key)) & mask;
     while (by_pair_[slot] != kNone) {
-        const Pair& pair = entries_[by_pair_[slot]].pair;
-        if (key_of(pair.user, pair.item) == key) break;
+        if (key_of(entries_[by_pair_[slot]].pair) == key) break;
         slot = (slot + 1) & mask;
     }
     return slot;
@@ -53,7 +52,7 @@ void RecentPairs::insert(const Pair& pair) {
     const auto entry = static_cast<std::uint32_t>(entries_.size());
     entries_.push_back({pair, head});
     head = entry;
-    by_pair_[slot_of_pair(key_of(pair.user, pair.item))] = entry;
+    by_pair_[slot_of_pair(key_of(pair))] = entry;
 }
 
 void RecentPairs::grow() {
@@ -63,7 +62,7 @@ void RecentPairs::grow() {
     by_user_.swap(by_user);
     for (std::uint32_t i = 0; i < entries_.size(); ++i) {
         Entry& entry = entries_[i];
-        by_pair_[slot_of_pair(key_of(entry.pair.user, entry.pair.item))] = i;
+        by_pair_[slot_of_pair(key_of(entry.pair))] = i;
         std::uint32_t& head = by_user_[slot_of_user(entry.pair.user)];
         entry.next = head;
         head = i;
@@ -74,8 +73,7 @@ std::vector<Pair> RecentPairs::in_order() const {
     std::vector<Pair> pairs;
     pairs.reserve(entries_.size());
     for (const Entry& entry : entries_) pairs.push_back(entry.pair);
-    std::sort(pairs.begin(), pairs.end(),
-              [](const Pair& a, const Pair& b) { return key_of(a.user, a.item) < key_of(b.user, b.item); });
+    std::sort(pairs.begin(), pairs.end(), [](const Pair& a, const Pair& b) { return key_of(a) < key_of(b); });
     return pairs;
 }
 

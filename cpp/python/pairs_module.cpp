@@ -6,6 +6,7 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -53,99 +54,107 @@ py::array integer_array(const py::object& object, const char* what) {
                           " is not 0 to 4294967295");
 }
 
+std::optional<NumberType> number_type(const py::dtype& type) {
+    constexpr NumberType kSigned[] = {NumberType::int8, NumberType::int16, NumberType::int32,
+                                      NumberType::int64};
+    constexpr NumberType kUnsigned[] = {NumberType::uint8, NumberType::uint16, NumberType::uint32,
+                                        NumberType::uint64};
+    const auto bytes = static_cast<std::size_t>(type.itemsize());
+    const auto which = static_cast<std::size_t>(std::countr_zero(bytes));
+    if (type.byteorder() == '>' || !std::has_single_bit(bytes) || which > 3) return std::nullopt;
+    if (type.kind() == 'i') return kSigned[which];
+    if (type.kind() == 'u') return kUnsigned[which];
+    if (type.kind() != 'f' || which < 2) return std::nullopt;
+    return which == 2 ? NumberType::float32 : NumberType::float64;
+}
+
+// An array as it lies there, or where the core does not read such, a copy; kept alive.
+class KeptColumn {
+  public:
+    // Of integers, or else of any numbers.
+    KeptColumn(py::array array, bool integers) : owner_(std::move(array)), column_(nullptr, {}, 0, 0) {
+        auto type = number_type(owner_.dtype());
+        if (owner_.size() > 0 && !type) {
+            owner_ = integers ? py::array(Integers(owner_)) : py::array(Doubles(owner_));
+            type = integers ? NumberType::int64 : NumberType::float64;
+        }
+        if (owner_.ndim() > 1 && (owner_.flags() & py::array::c_style) == 0)
+            owner_ = py::array::ensure(owner_, py::array::c_style);
+        column_ = Column(owner_.data(), type.value_or(NumberType::int64),
+                         owner_.ndim() == 1 ? owner_.strides(0) : owner_.itemsize(),
+                         static_cast<std::uint64_t>(owner_.size()));
+    }
+
+    const Column& column() const { return column_; }
+
+  private:
+    py::array owner_;
+    Column column_;
+};
+
 // Users or items, kept together with how the core sees them.
 class PairIds {
   public:
     PairIds(const py::object& object, const char* what, const NameOf& name) {
         if (PyLong_CheckExact(object.ptr())) {
             int overflow = 0;
-            const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
-            if (overflow != 0 || value < 0 || value > UINT32_MAX) refuse_id(object, what, name(0));
-            one_ = static_cast<std::uint32_t>(value);
+            one_ = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+            if (overflow != 0 || one_ < 0 || one_ > UINT32_MAX) refuse_id(object, what, name(0));
             return;
         }
         array_ = integer_array(object, (std::string(what) + "s").c_str());
-        const auto& array = *array_;
-        if (array.dtype().kind() == 'u' && array.itemsize() == sizeof(std::uint32_t) &&
-            (array.flags() & py::array::c_style) != 0 && array.dtype().byteorder() != '>') {
-            return;
-        }
-        const Integers wide(array);
-        narrow_.resize(static_cast<std::size_t>(wide.size()));
-        for (std::size_t i = 0; i < narrow_.size(); ++i) {
-            const std::int64_t value = wide.data()[i];
-            if (value < 0 || value > UINT32_MAX) refuse_id(array.attr("ravel")()[py::int_(i)], what, name(i));
-            narrow_[i] = static_cast<std::uint32_t>(value);
-        }
+        kept_.emplace(*array_, true);
+        if (const auto bad = column().first_that_is_no_id())
+            refuse_id(array_->attr("ravel")()[py::int_(*bad)], what, name(*bad));
     }
 
-    std::span<const std::uint32_t> span() const {
-        if (!array_) return {&one_, 1};
-        if (!narrow_.empty() || array_->size() == 0) return narrow_;
-        return {static_cast<const std::uint32_t*>(array_->data()), static_cast<std::size_t>(array_->size())};
+    Column column() const { return kept_ ? kept_->column() : Column(&one_, NumberType::int64, 0, 1); }
+    std::uint32_t operator[](std::uint64_t i) const {
+        return static_cast<std::uint32_t>(kept_ ? kept_->column().integer(i) : one_);
     }
     const std::optional<py::array>& array() const { return array_; }
 
   private:
-    std::uint32_t one_ = 0;
-    std::optional<py::array> array_;
-    std::vector<std::uint32_t> narrow_;
+    std::int64_t one_ = 0;
+    std::optional<py::array> array_;  // as given
+    std::optional<KeptColumn> kept_;
 };
 
 // Numbers for a map of a type, kept together with how the core sees them.
 class PairNumbers {
   public:
-    PairNumbers(const py::object& object, ValueType type, const char* what) : type_(type) {
-        if (PyLong_CheckExact(object.ptr()) && type != ValueType::float32) {
+    PairNumbers(const py::object& object, ValueType type, const char* what) {
+        const bool integers = type != ValueType::float32;
+        if (PyLong_CheckExact(object.ptr())) {
             int overflow = 0;
-            const long long value = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
-            integers_ = {overflow == 0 ? value : INT64_MAX};  // which no type holds
+            one_ = PyLong_AsLongLongAndOverflow(object.ptr(), &overflow);
+            if (overflow != 0) one_ = INT64_MAX;  // which no type of integers holds
+            if (overflow == 0 || integers) return;
+        }
+        if (PyFloat_CheckExact(object.ptr()) && !integers) {
+            one_real_ = PyFloat_AS_DOUBLE(object.ptr());
+            real_ = true;
             return;
         }
-        const py::array array =
-            type == ValueType::float32 ? array_of(object, what) : integer_array(object, what);
-        array_ = array;
-        if (type == ValueType::float32) {
-            read_floats(array, what);
-        } else {
-            read_integers(array);
-        }
+        array_ = integers ? integer_array(object, what) : array_of(object, what);
+        const char kind = array_->dtype().kind();
+        if (array_->size() > 0 && kind != 'f' && kind != 'i' && kind != 'u')
+            throw py::type_error(std::string(what) + " must be numbers, not " + type_name(*array_));
+        kernels::with_canonical_floating_point([&] { kept_.emplace(*array_, integers); });
     }
 
-    Numbers numbers() const {
-        if (type_ == ValueType::float32) return std::span<const float>(floats_);
-        return std::span<const std::int64_t>(integers_);
+    Column column() const {
+        if (kept_) return kept_->column();
+        return real_ ? Column(&one_real_, NumberType::float64, 0, 1) : Column(&one_, NumberType::int64, 0, 1);
     }
-    std::size_t size() const { return type_ == ValueType::float32 ? floats_.size() : integers_.size(); }
     const std::optional<py::array>& array() const { return array_; }
 
   private:
-    void read_integers(const py::array& array) {
-        const bool wide = array.dtype().kind() == 'u' && array.itemsize() == 8;
-        const Integers values(array);
-        integers_.assign(values.data(), values.data() + values.size());
-        if (!wide) return;
-        for (std::int64_t& value : integers_) {
-            if (value < 0) value = INT64_MAX;  // beyond int64: no type holds it
-        }
-    }
-
-    void read_floats(const py::array& array, const char* what) {
-        const char kind = array.dtype().kind();
-        if (array.size() > 0 && kind != 'f' && kind != 'i' && kind != 'u')
-            throw py::type_error(std::string(what) + " must be numbers, not " + type_name(array));
-        kernels::with_canonical_floating_point([&] {
-            const Doubles values(array);
-            floats_.resize(static_cast<std::size_t>(values.size()));
-            for (std::size_t i = 0; i < floats_.size(); ++i)
-                floats_[i] = static_cast<float>(values.data()[i]);
-        });
-    }
-
-    ValueType type_;
-    std::optional<py::array> array_;
-    std::vector<std::int64_t> integers_;
-    std::vector<float> floats_;
+    std::int64_t one_ = 0;
+    double one_real_ = 0;
+    bool real_ = false;
+    std::optional<py::array> array_;  // as given
+    std::optional<KeptColumn> kept_;
 };
 
 // The shape that all the arrays have, save those of one element; nothing where all are plain numbers.
@@ -187,9 +196,9 @@ py::array empty_values(ValueType type, std::vector<py::ssize_t> shape) {
 
 ValueBits default_bits(ValueType type, const py::object& object) {
     const PairNumbers given(object, type, "default");
-    if (given.size() != 1) throw py::value_error("default must be one number");
+    if (given.column().count() != 1) throw py::value_error("default must be one number");
     std::optional<ValueBits> bits;
-    kernels::with_canonical_floating_point([&] { bits = updated(type, Update::set, 0, given.numbers(), 0); });
+    kernels::with_canonical_floating_point([&] { bits = updated(type, Update::set, 0, given.column(), 0); });
     if (!bits) {
         throw py::value_error("default " + py::repr(object).cast<std::string>() + " does not fit a map of " +
                               name_of(type));
@@ -204,17 +213,13 @@ py::object get(const PairMap& map, const py::object& users, const py::object& it
     CommonShape common;
     common.add(user_ids.array(), "users");
     common.add(item_ids.array(), "items");
-    const auto given_users = user_ids.span(), given_items = item_ids.span();
     const ValueBits missing = default_bits(map.type(), fallback);
-    if (common.scalar())
-        return as_python(map.type(), map.find(given_users[0], given_items[0]).value_or(missing));
+    if (common.scalar()) return as_python(map.type(), map.find(user_ids[0], item_ids[0]).value_or(missing));
     py::array values = empty_values(map.type(), common.shape());
     auto* out = static_cast<std::byte*>(values.mutable_data());
     const std::size_t width = width_of(map.type());
     for (std::uint64_t i = 0; i < common.count(); ++i) {
-        const auto found = map.find(given_users[given_users.size() == 1 ? 0 : i],
-                                    given_items[given_items.size() == 1 ? 0 : i]);
-        const ValueBits bits = found.value_or(missing);
+        const ValueBits bits = map.find(user_ids[i], item_ids[i]).value_or(missing);
         std::memcpy(out + i * width, &bits, width);
     }
     return values;
@@ -226,15 +231,11 @@ py::object contains(const PairMap& map, const py::object& users, const py::objec
     CommonShape common;
     common.add(user_ids.array(), "users");
     common.add(item_ids.array(), "items");
-    const auto given_users = user_ids.span(), given_items = item_ids.span();
-    if (common.scalar()) return py::bool_(map.find(given_users[0], given_items[0]).has_value());
+    if (common.scalar()) return py::bool_(map.find(user_ids[0], item_ids[0]).has_value());
     py::array_t<bool> known(common.shape());
     bool* out = known.mutable_data();
-    for (std::uint64_t i = 0; i < common.count(); ++i) {
-        out[i] = map.find(given_users[given_users.size() == 1 ? 0 : i],
-                          given_items[given_items.size() == 1 ? 0 : i])
-                     .has_value();
-    }
+    for (std::uint64_t i = 0; i < common.count(); ++i)
+        out[i] = map.find(user_ids[i], item_ids[i]).has_value();
     return known;
 }
 
@@ -247,23 +248,26 @@ void update(PairMap& map, Update what, const py::object& users, const py::object
     common.add(user_ids.array(), "users");
     common.add(item_ids.array(), "items");
     common.add(given.array(), called);
-    const PairUpdates updates{what, user_ids.span(), item_ids.span(), given.numbers(), common.count()};
+    const PairUpdates updates{what, user_ids.column(), item_ids.column(), given.column(), common.count()};
     kernels::with_canonical_floating_point([&] { map.apply(updates, name); });
 }
 
-py::array_t<std::int64_t> items_of(const PairMap& map, const py::object& user) {
+std::vector<Pair> pairs_of(const PairMap& map, const py::object& user, const char* what) {
     const PairIds wanted(user, "user", element_name);
-    if (wanted.span().size() != 1) throw py::value_error("items are given for one user at a time");
-    const std::vector<Pair> pairs = map.pairs_of(wanted.span()[0]);
+    if (wanted.column().count() != 1)
+        throw py::value_error(std::string(what) + " are given for one user at a time");
+    return map.pairs_of(wanted[0]);
+}
+
+py::array_t<std::int64_t> items_of(const PairMap& map, const py::object& user) {
+    const std::vector<Pair> pairs = pairs_of(map, user, "items");
     py::array_t<std::int64_t> items(static_cast<py::ssize_t>(pairs.size()));
     for (std::size_t i = 0; i < pairs.size(); ++i) items.mutable_data()[i] = pairs[i].item;
     return items;
 }
 
 py::array values_of(const PairMap& map, const py::object& user) {
-    const PairIds wanted(user, "user", element_name);
-    if (wanted.span().size() != 1) throw py::value_error("values are given for one user at a time");
-    const std::vector<Pair> pairs = map.pairs_of(wanted.span()[0]);
+    const std::vector<Pair> pairs = pairs_of(map, user, "values");
     py::array values = empty_values(map.type(), {static_cast<py::ssize_t>(pairs.size())});
     auto* out = static_cast<std::byte*>(values.mutable_data());
     const std::size_t width = width_of(map.type());

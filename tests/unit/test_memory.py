@@ -73,6 +73,27 @@ def test_building_takes_one_copy_of_the_rows_and_the_trees(tmp_path: Path) -> No
     assert peak - before <= contents + 64 * MIB
 
 
+LARGE_BATCH = """
+from constann import PairMap
+count = int(sys.argv[1])
+generator = np.random.default_rng(0)
+users, items, amounts = (generator.integers(0, most, count) for most in (20_000, 2**32, 10))
+pairs = PairMap()
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS")
+pairs.add(users, items, amounts)
+print(before, memory("VmHWM"), pairs.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+def test_a_large_batch_of_pairs_takes_memory_for_a_share_of_it() -> None:
+    """5,000,000 pairs in one call: 12 bytes for each of them alone would be beyond what is allowed beside the map."""
+    before, peak, pairs = measured(LARGE_BATCH, 5_000_000)
+    assert peak - before <= pairs + 40 * MIB
+    assert peak - before > pairs, "it was measured"
+
+
 SAVE = """
 import constann
 index = constann.Exact(96, "euclidean")

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import constann
-from constann import PairMap
+from constann import PairMap, _core
 
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32")
 TYPES = (*INTEGERS, "float32")
@@ -157,6 +157,112 @@ def test_what_a_user_has_seen_is_excluded_from_a_search() -> None:
     assert found[0].tolist() == index.search(rows[0], 10)[0][0, 5:].tolist()
 
 
+# --- Arrays as they lie in memory -----------------------------------------------------------------------------------
+
+NUMBERS = [1, 0, 120, 7, 7, 2, 50, 99]
+IN_MEMORY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda array: array,
+    "every second": lambda array: np.repeat(array, 2)[::2],
+    "backwards": lambda array: array[::-1].copy()[::-1],
+    "a column": lambda array: np.stack([array, array + 1], 1)[:, 0],
+    "unaligned": lambda array: np.frombuffer(b"x" + array.tobytes(), array.dtype, offset=1),
+    "transposed": lambda array: array.reshape(2, 4).T.copy().T,
+    "in the other byte order": lambda array: array.astype(array.dtype.newbyteorder()),
+}
+
+
+@pytest.mark.parametrize("lies", IN_MEMORY)
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
+def test_integers_are_read_as_they_lie(dtype: str, lies: str) -> None:
+    array = IN_MEMORY[lies](np.array(NUMBERS, dtype))
+    pairs, expected = PairMap(), PairMap()
+    pairs.set(array, array, array)
+    pairs.add(array, 3, array)
+    pairs.add(1, array)
+    expected.set(NUMBERS, NUMBERS, NUMBERS)
+    expected.add(NUMBERS, [3] * 8, NUMBERS)
+    expected.add([1] * 8, NUMBERS, [1] * 8)
+    assert as_dict(pairs) == as_dict(expected)
+    assert pairs.get(array, array).ravel().tolist() == expected.get(NUMBERS, NUMBERS).tolist()
+    assert pairs.get(array, array).shape == pairs.contains(array, 3).shape == array.shape
+
+
+@pytest.mark.parametrize("lies", IN_MEMORY)
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "longdouble", "i2", "u8"])
+def test_a_map_of_floats_reads_any_numbers_as_they_lie(dtype: str, lies: str) -> None:
+    numbers = np.array(NUMBERS, dtype) / np.array(1 if dtype[0] in "iu" else 3, dtype)
+    array = IN_MEMORY[lies](numbers.astype(dtype))
+    pairs = PairMap("float32")
+    pairs.set(np.arange(8).reshape(array.shape), 1, array)
+    assert pairs.get(range(8), 1).tolist() == array.astype("f8").astype("f4").ravel().tolist()
+
+
+@given(st.lists(st.tuples(IDS, IDS, st.integers(-20, 20)), min_size=1, max_size=30), st.sampled_from(["set", "add"]))
+def test_numpys_integers_are_pythons(updates: list[tuple[int, int, int]], what: str) -> None:
+    one, other = PairMap(), PairMap()
+    getattr(one, what)(*np.array(updates).T)
+    for update in updates:
+        getattr(other, what)(*update)
+    assert one.to_bytes() == other.to_bytes()
+
+
+# --- Batches that are taken in shares -------------------------------------------------------------------------------
+
+LARGE = 1_700_000  # more than a share of a batch, and than is looked at together
+
+
+def large_batch(users: int, items: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(9)
+    return (
+        generator.integers(0, users, LARGE, np.uint32),
+        generator.integers(0, items, LARGE, np.uint32) * np.uint32(4_000_000),
+        generator.integers(-3, 4, LARGE, np.int8),
+    )
+
+
+@pytest.mark.parametrize(("users", "items"), [(3_000, 1_000), (300, 1)])
+def test_a_large_batch_is_as_its_parts_one_after_another(users: int, items: int) -> None:
+    batch = large_batch(users, items)
+    whole, parts = dict[str, PairMap](), dict[str, PairMap]()
+    for what in ("add", "set"):
+        whole[what], parts[what] = PairMap("float32"), PairMap("float32")
+        getattr(whole[what], what)(*batch)
+        for start in range(0, LARGE, 500_000):
+            getattr(parts[what], what)(*(array[start : start + 500_000] for array in batch))
+        assert whole[what].to_bytes() == parts[what].to_bytes()
+    sums = np.zeros((users, items), np.int64)
+    np.add.at(sums, (batch[0], batch[1] // 4_000_000), batch[2])
+    known_users, known_items, values = whole["add"].pairs()
+    assert (values == sums[known_users, known_items // 4_000_000]).all()
+    assert len(values) == len(np.unique(np.array(batch[0], np.uint64) << np.uint64(32) | batch[1]))
+
+
+@pytest.mark.parametrize("what", ["set", "add"])
+def test_a_large_batch_with_one_bad_number_changes_nothing_and_names_it(what: str) -> None:
+    users, items, _ = large_batch(3_000, 1_000)
+    pairs = PairMap("int8")
+    pairs.set(users[:10], items[:10], 1)
+    before = pairs.to_bytes()
+    amounts = np.zeros(LARGE, np.int16)
+    amounts[[1_200_000, 1_600_000]] = 128
+    name = "the value of" if what == "set" else "the sum for"
+    with pytest.raises(
+        ValueError, match=rf"element 1200000: {name} \({users[1_200_000]}, {items[1_200_000]}\) does not"
+    ):
+        getattr(pairs, what)(users, items, amounts)
+    assert pairs.to_bytes() == before
+
+
+def test_a_sum_that_only_all_shares_together_overflow_changes_nothing() -> None:
+    pairs = PairMap("int32")
+    pairs.set(5, 5, 2**31 - LARGE)
+    with pytest.raises(ValueError, match=rf"element {LARGE - 1}: the sum for \(5, 5\) does not fit"):
+        pairs.add(np.full(LARGE, 5, np.uint32), 5)
+    assert as_dict(pairs) == {(5, 5): 2**31 - LARGE}
+    pairs.add(np.full(LARGE - 1, 5, np.uint32), 5)
+    assert as_dict(pairs) == {(5, 5): 2**31 - 1}
+
+
 # --- The same on every way there --------------------------------------------------------------------------------------
 
 
@@ -185,7 +291,7 @@ def test_the_file_is_laid_out_as_its_page_says() -> None:
     pairs = PairMap()
     pairs.set([9, 2, 9], [1, 8, 0], [-2, 3, 4])
     content = pairs.to_bytes()
-    length, kind, sections = constann.indexes._core.inspect(content)
+    length, kind, sections = _core.inspect(content)
     assert kind == "pairs" and length == 80 + 2 * 16 + 4 * 56
     assert struct.unpack_from("<10I", content, 8) == (0, 0, 0, 0, 4, 0, 0, 0, 0, 0)
     assert struct.unpack_from("<QQQII", content, 48) == (3, 0, len(content), 2, 4)
@@ -398,7 +504,7 @@ def test_an_index_is_no_map_and_a_map_no_index() -> None:
     with pytest.raises(constann.FileFormatError, match=r"the file holds an index: open it with constann.open\(\)"):
         PairMap.open(index.to_bytes())
     with pytest.raises(constann.FileFormatError, match="the file holds a map of pairs"):
-        constann.indexes._core.Exact(small().to_bytes())
+        _core.Exact(small().to_bytes())
 
 
 def look_at(content: bytes) -> None:
@@ -468,7 +574,7 @@ def test_hostile_files_end_in_answers_or_errors() -> None:
 )
 def test_a_damaged_map_is_not_made_into_another(section: str, numbers: tuple[int, ...], complaint: str) -> None:
     content = bytearray(small().to_bytes())
-    offsets = {name: offset for name, offset, _, _ in constann.indexes._core.inspect(bytes(content))[2]}
+    offsets = {name: offset for name, offset, _, _ in _core.inspect(bytes(content))[2]}
     struct.pack_into(f"<{len(numbers)}I", content, offsets[section], *numbers)
     opened = PairMap.open(bytes(content))
     opened.set(7, 7, 7)
@@ -555,7 +661,7 @@ def test_pyarrow_is_only_imported_for_csv() -> None:
 GROWING = """
 import resource, sys
 import numpy as np
-from constann import PairMap
+from constann import PairMap, _core
 pairs = PairMap()
 pairs.add(1, 1)
 generator = np.random.default_rng(0)
