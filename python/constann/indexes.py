@@ -1,5 +1,7 @@
 """The kinds of index as users meet them. The core computes; here an index only learns to be saved and identified."""
 
+from __future__ import annotations  # numpy.typing is for the annotations alone
+
 import operator
 import pickle
 import sys
@@ -7,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 # kernels is imported for what it does: no index is built or searched before CONSTANN_KERNELS was obeyed.
 from constann import _core, kernels, storage  # noqa: F401
@@ -15,13 +16,15 @@ from constann.disk_building import DiskBuilding
 from constann.pairs import PairMap
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from _typeshed import ReadableBuffer
+
+    Ids = npt.ArrayLike | Sequence[str]
 
 __all__ = ["Exact", "Forest", "Graph", "Index", "build", "open_index"]
 
 Metric = Literal["cosine", "euclidean", "manhattan", "dot", "hamming"]
 Kind = Literal["exact", "forest", "graph"]
-Ids = npt.ArrayLike | Sequence[str]
 
 # pybind11 looks for numpy's functions at the first array, which takes longer than a search: so here, not there.
 _core.as_array(np.empty(0, np.float32))
@@ -273,7 +276,7 @@ class Forest(Index, _core.Forest):
         self._disk = None if path is None else DiskBuilding(path)
 
     @classmethod
-    def _of_annoy(cls, nodes: _core.AnnoyNodes) -> "Forest":
+    def _of_annoy(cls, nodes: _core.AnnoyNodes) -> Forest:
         index = cls.__new__(cls)
         _core.Forest.__init__(index, nodes=nodes)
         return index
@@ -434,7 +437,7 @@ def open_index(
         return from_buffer(kind, buffer, parts)
 
 
-def from_buffer(kind: str, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> Index:
+def from_buffer(kind: str, buffer: ReadableBuffer, parts: storage.HeaderParts) -> Index:
     """Make the index whose file is in `buffer`, which has been checked as far as `parts` goes."""
     index: Exact | Forest | Graph
     if kind == "exact":

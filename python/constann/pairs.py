@@ -1,14 +1,16 @@
 """The map of pairs as users meet it: made, loaded from CSV, saved and opened. The core looks up and changes values."""
 
+from __future__ import annotations  # numpy.typing is for the annotations alone
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex
 
 import numpy as np
-import numpy.typing as npt
 
 from constann import _core, storage
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from _typeshed import ReadableBuffer
 
 __all__ = ["PairMap"]
@@ -56,7 +58,7 @@ class PairMap(_core.PairMap):
         repeated: Literal["add", "last"] = "add",
         delimiter: str = ",",
         progress: Callable[[int], None] | None = None,
-    ) -> "PairMap":
+    ) -> PairMap:
         """Load a map from a CSV file with a line of names, in bounded memory; needs pyarrow (extra `csv`).
 
         Parameters
@@ -109,7 +111,7 @@ class PairMap(_core.PairMap):
         source: storage.Source,
         verify: bool = False,
         memory: Literal["map", "warm", "copy", "lock"] = "map",
-    ) -> "PairMap":
+    ) -> PairMap:
         """Open a saved map: a file by mapping it, at once and shared with every process that maps it.
 
         It takes updates: they are kept in memory beside the file, which stays as it is until `save` replaces it.
@@ -129,7 +131,7 @@ class PairMap(_core.PairMap):
             return cls._of_buffer(buffer, parts)
 
     @classmethod
-    def _of_buffer(cls, buffer: "ReadableBuffer", parts: storage.HeaderParts) -> "PairMap":
+    def _of_buffer(cls, buffer: ReadableBuffer, parts: storage.HeaderParts) -> PairMap:
         pairs = cls.__new__(cls)
         _core.PairMap.__init__(pairs, buffer)
         pairs._parts = parts
