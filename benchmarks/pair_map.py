@@ -42,6 +42,7 @@ class Rule:
     """The pairs, by number of pairs alone."""
 
     def __init__(self, pairs: int) -> None:
+        self.pairs = pairs
         generator = np.random.default_rng(7)
         self.count = max(1, pairs // 220)
         weights = generator.lognormal(0, 1.6, self.count)
@@ -187,8 +188,29 @@ def filled_pair_map(rule: Rule, folder: Path, dtype: str) -> Report:
     return report
 
 
-def keys_of(block: Block) -> np.ndarray:
-    return (block.users.astype(np.int64) << 32) | block.items
+def at_once(rule: Rule, folder: Path, dtype: str) -> Report:
+    """All pairs in one call, whose arrays are counted in what was there before."""
+    from constann import PairMap
+
+    users, items = np.empty(rule.pairs, np.uint32), np.empty(rule.pairs, np.uint32)
+    values, end = np.empty(rule.pairs, np.int16), 0
+    for block in rule.blocks():
+        some = slice(end, end := end + len(block.users))
+        users[some], items[some], values[some] = block
+    report, pairs = Report(start=memory("VmRSS")), PairMap(dtype)
+    report.measure("load", lambda: pairs.add(users, items, values))
+    report.measure("compact", pairs.compact)
+    report["fingerprint"] = pairs.fingerprint
+    return report
+
+
+def key_of(user: int, item: int) -> int:
+    """The pair as one int64: items are small here, so that no key is negative."""
+    return (item << 32) | user
+
+
+def keys_of(block: Block) -> list[int]:
+    return ((block.items.astype(np.int64) << 32) | block.users).tolist()
 
 
 def filled_dict(rule: Rule, folder: Path, dtype: str) -> Report:
@@ -196,14 +218,14 @@ def filled_dict(rule: Rule, folder: Path, dtype: str) -> Report:
 
     def fill() -> None:
         for block in rule.blocks():
-            pairs.update(zip(keys_of(block).tolist(), block.values.tolist(), strict=True))
+            pairs.update(zip(keys_of(block), block.values.tolist(), strict=True))
 
     def step(user: int, item: int) -> None:
-        key = (user << 32) | item
+        key = key_of(user, item)
         pairs[key] = pairs.get(key, 0) + 1
 
     report.measure("load", fill)
-    report.measure("1 % more", lambda: [pairs.update(dict.fromkeys(keys_of(b).tolist(), 1))
+    report.measure("1 % more", lambda: [pairs.update(dict.fromkeys(keys_of(b), 1))
                                         for b in rule.new_pairs(len(pairs) // 100)])  # fmt: skip
     report.measure("loop", lambda: serve(rule, step))
     return report
@@ -216,16 +238,16 @@ def filled_cykhash(rule: Rule, folder: Path, dtype: str) -> Report:
 
     def fill() -> None:
         for block in rule.blocks():
-            for key, value in zip(keys_of(block).tolist(), block.values.tolist(), strict=True):
+            for key, value in zip(keys_of(block), block.values.tolist(), strict=True):
                 pairs[key] = value
 
     def step(user: int, item: int) -> None:
-        key = (user << 32) | item
+        key = key_of(user, item)
         pairs[key] = pairs[key] + 1 if key in pairs else 1
 
     def more() -> None:
         for block in rule.new_pairs(len(pairs) // 100):
-            for key in keys_of(block).tolist():
+            for key in keys_of(block):
                 pairs[key] = 1
 
     report.measure("load", fill)
@@ -237,15 +259,15 @@ def filled_cykhash(rule: Rule, folder: Path, dtype: str) -> Report:
 def filled_pypocketmap(rule: Rule, folder: Path, dtype: str) -> Report:
     import pypocketmap
 
-    report, pairs = Report(start=memory("VmRSS")), pypocketmap.create(int, int, value_type=pypocketmap.int32)
+    report, pairs = Report(start=memory("VmRSS")), pypocketmap.create(pypocketmap.int64_, pypocketmap.int64_)
 
     def fill() -> None:
         for block in rule.blocks():
-            for key, value in zip(keys_of(block).tolist(), block.values.tolist(), strict=True):
+            for key, value in zip(keys_of(block), block.values.tolist(), strict=True):
                 pairs[key] = value
 
     def step(user: int, item: int) -> None:
-        key = (user << 32) | item
+        key = key_of(user, item)
         pairs[key] = pairs.get(key, 0) + 1
 
     report.measure("load", fill)
@@ -257,9 +279,10 @@ CONTENDERS: dict[str, tuple[Callable[[Rule, Path, str], Report], str]] = {
     "PairMap int16, from CSV": (loaded_pair_map, "int16"),
     "PairMap float32, from CSV": (loaded_pair_map, "float32"),
     "PairMap int16, from arrays": (filled_pair_map, "int16"),
+    "PairMap int16, in one call": (at_once, "int16"),
     "PairMap int16, opened": (opened_pair_map, "int16"),
     "cykhash Int64toInt64Map": (filled_cykhash, ""),
-    "pypocketmap int64 to int32": (filled_pypocketmap, ""),
+    "pypocketmap int64 to int64": (filled_pypocketmap, ""),
     "dict": (filled_dict, ""),
 }
 
