@@ -21,13 +21,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 import constann
-from constann import _core, recording_commands, storage, vector_files
+from constann import _core, indexes, recording_commands, storage, vector_files, workload
 
 __all__ = ["main"]
 
 WELL, NO, USAGE, IO_ERROR, INTERRUPTED = 0, 1, 2, 3, 130
 _BLOCK = 1 << 16
-_METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
+_BUILT_WITH: dict[indexes.Kind, set[str]] = {"graph": {"effort"}, "forest": {"trees", "effort"}, "exact": set()}
 _EPILOG = (
     "Exit status: 0 well; 1 the answer is no (damaged); 2 wrong usage or input; 3 a file cannot be read or written; "
     "130 interrupted."
@@ -93,10 +93,12 @@ def _ids_of(path: Path | None) -> Any:
 @commands.command(epilog=_EPILOG)
 @click.argument("vectors", type=_file)
 @click.argument("out", type=_file)
-@click.option("--metric", type=click.Choice(_METRICS), default="cosine", show_default=True)
-@click.option("--kind", type=click.Choice(["forest", "exact"]), default="forest", show_default=True)
+@click.option("--metric", type=click.Choice(workload.METRICS), default="cosine", show_default=True)
+@click.option("--kind", type=click.Choice([*_BUILT_WITH]), default="graph", show_default=True)
 @click.option("--trees", type=int, help="Of a forest: more find more, and take more room.")
-@click.option("--effort", type=int, help="Of a forest: candidates that a search gathers by default.")
+@click.option(
+    "--effort", type=int, help="What a search takes by default: a graph's nodes in view, a forest's candidates."
+)
 @click.option("--dim", type=int, help="For hamming: bits, where not all of the last column count.")
 @click.option("--ids", type=_file, help="One string a line, or integers in an .npy file.")
 @click.option("--array", help="Which array of an .npz file.")
@@ -109,7 +111,7 @@ def build(
     vectors: Path,
     out: Path,
     metric: Any,
-    kind: str,
+    kind: indexes.Kind,
     trees: int | None,
     effort: int | None,
     dim: int | None,
@@ -131,14 +133,10 @@ def build(
         raise click.UsageError(f"{ids} has {len(names)} ids for the {len(rows)} vectors of {vectors}")
     if dim is None:
         dim = rows.shape[1] * 8 if metric == "hamming" else rows.shape[1]
-    if kind == "exact" and (trees is not None or effort is not None):
-        raise click.UsageError("--trees and --effort are a forest's: leave them out for --kind exact")
-    path = out if on_disk else None
-    index = (
-        constann.Exact(dim, metric, path=path)
-        if kind == "exact"
-        else constann.Forest(dim, metric, trees=trees, effort=effort, path=path)
-    )
+    asked = {name: number for name, number in (("trees", trees), ("effort", effort)) if number is not None}
+    for name in asked.keys() - _BUILT_WITH[kind]:
+        raise click.UsageError(f"--{name} is not for --kind {kind}: leave it out, or build another kind")
+    index = indexes.KINDS[kind].index_type(dim, metric, path=out if on_disk else None, **asked)
     with _progress("reading", quiet) as tell:
         for start in range(0, len(rows), _BLOCK):
             end = min(start + _BLOCK, len(rows))
@@ -247,9 +245,8 @@ def info(index: Path, as_json: bool) -> None:
         answer |= {"metric": opened.metric, "dim": opened.dim, "rows": len(opened)}
         answer |= {"ids": kinds[opened._id_kind], "seed": opened.seed}
     answer |= {"bytes": index.stat().st_size, "fingerprint": opened.fingerprint}
-    if isinstance(opened, constann.Forest):
-        answer |= {"trees": opened.trees, "effort": opened.effort, "leaf capacity": opened.leaf_capacity}
-        answer |= {"code bits": opened.code_bits}
+    own = ("trees", "effort", "leaf_capacity", "code_bits")
+    answer |= {name.replace("_", " "): getattr(opened, name) for name in own if hasattr(opened, name)}
     answer |= {
         "format version": _core.format_version,
         "arithmetic revision": _core.arithmetic_revision,
@@ -290,7 +287,7 @@ def verify(indexes: Sequence[Path], as_json: bool) -> None:
 @click.argument("source", metavar="IN", type=_file)
 @click.argument("out", type=_file)
 @click.option("--dim", type=int, help="Annoy's f, which its files do not say.")
-@click.option("--metric", type=click.Choice(["angular", *_METRICS]), help="Annoy's metric.")
+@click.option("--metric", type=click.Choice(["angular", *workload.METRICS]), help="Annoy's metric.")
 @_as_json
 def convert(source: Path, out: Path, dim: int | None, metric: str | None, as_json: bool) -> None:
     """Turn Annoy's file IN (.ann) into an index, or an index IN into OUT (.ann) for Annoy."""
@@ -338,7 +335,7 @@ def bench(
     except ValueError as error:
         raise click.UsageError(f"--efforts: {error}") from None
     measured = []
-    tried = [max(1, int(opened.effort * each)) for each in factors] if isinstance(opened, constann.Forest) else [None]
+    tried = [max(1, int(opened.effort * each)) for each in factors] if hasattr(opened, "effort") else [None]
     for effort in tried:
         started = time.perf_counter()
         ids, _ = opened.search(rows, k, effort, threads)

@@ -6,7 +6,7 @@ import operator
 import pickle
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, SupportsIndex, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, SupportsIndex, get_args
 
 import numpy as np
 
@@ -28,13 +28,6 @@ Kind = Literal["exact", "forest", "graph"]
 
 # pybind11 looks for numpy's functions at the first array, which takes longer than a search: so here, not there.
 _core.as_array(np.empty(0, np.float32))
-
-METRICS: dict[Kind, tuple[Metric, ...]] = {
-    "exact": get_args(Metric),
-    "forest": get_args(Metric),
-    "graph": ("cosine", "euclidean", "dot"),
-}
-"""What each kind of index can compare by."""
 
 _STRINGS = 2  # the kind of ids, as in the file
 
@@ -342,7 +335,19 @@ class Graph(Index, _core.Graph):
         return self._tune(queries, recall, k, threads)
 
 
-_KINDS: dict[str, Callable[..., Index]] = {"exact": Exact, "forest": Forest, "graph": Graph}
+class KindFacts(NamedTuple):
+    """What there is to know of a kind of index."""
+
+    index_type: type[Exact] | type[Forest] | type[Graph]
+    metrics: tuple[Metric, ...]
+    """What it can compare by."""
+
+
+KINDS: dict[Kind, KindFacts] = {
+    "exact": KindFacts(Exact, get_args(Metric)),
+    "forest": KindFacts(Forest, get_args(Metric)),
+    "graph": KindFacts(Graph, ("cosine", "euclidean", "dot")),
+}
 
 
 def build(
@@ -384,14 +389,14 @@ def build(
     ValueError, TypeError
         As `Index.add` and `Index.build`; or there is no such kind or metric.
     """
-    if kind not in _KINDS:
+    if kind not in KINDS:
         raise ValueError(f"there is no index kind {kind!r}: use 'graph', 'forest' or 'exact'")
     array = _core.as_array(vectors)
     if array.ndim != 2:
         raise ValueError(f"vectors must have shape (n, dim), not {array.shape}")
     if dim is None:
         dim = array.shape[1] * 8 if metric == "hamming" else array.shape[1]
-    index = _KINDS[kind](dim, metric, path=path)
+    index = KINDS[kind].index_type(dim, metric, path=path)
     index.add(array, ids)
     index.build(threads, seed, progress)
     return index
@@ -434,21 +439,14 @@ def open_index(
         kind, buffer, parts = storage.read(source, verify, memory)
         if kind == "pairs":
             return PairMap._of_buffer(buffer, parts)  # type: ignore[return-value]
-        return from_buffer(kind, buffer, parts)
+        return from_buffer(kind, buffer, parts)  # type: ignore[arg-type]
 
 
-def from_buffer(kind: str, buffer: ReadableBuffer, parts: storage.HeaderParts) -> Index:
+def from_buffer(kind: Kind, buffer: ReadableBuffer, parts: storage.HeaderParts) -> Index:
     """Make the index whose file is in `buffer`, which has been checked as far as `parts` goes."""
-    index: Exact | Forest | Graph
-    if kind == "exact":
-        index = Exact.__new__(Exact)
-        _core.Exact.__init__(index, buffer)
-    elif kind == "graph":
-        index = Graph.__new__(Graph)
-        _core.Graph.__init__(index, buffer)
-    else:
-        index = Forest.__new__(Forest)
-        _core.Forest.__init__(index, buffer)
+    index_type = KINDS[kind].index_type
+    index: Index = index_type.__new__(index_type)
+    super(Index, index).__init__(buffer)  # type: ignore[call-arg]  # of the core's class, which stands behind Index
     index._parts = parts
     return index
 

@@ -65,9 +65,9 @@ def record(
     if vectors is not None and queries is not None:
         own = workload.Set("own", vector_files.read(vectors, array), vector_files.read(queries))
         recipe = {"name": "own", "metrics": list(metrics) or ["cosine"], "k": k}
-        if unknown := {*kinds} - {*indexes.METRICS}:
+        if unknown := {*kinds} - {*indexes.KINDS}:
             raise click.UsageError(f"there is no kind {', '.join(sorted(unknown))}")
-        recipe["kinds"] = list(kinds) or list(indexes.METRICS)
+        recipe["kinds"] = list(kinds) or list(indexes.KINDS)
     elif preset == "ones-then-random":
         recipe["dim"] = dim
     workload.run(recording, recipe, threads, own=own)

@@ -11,7 +11,7 @@ from scipy.sparse import csr_matrix
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from constann.indexes import METRICS, Index, Kind, build
+from constann.indexes import KINDS, Index, Kind, build
 
 __all__ = ["NeighborsTransformer"]
 
@@ -162,5 +162,5 @@ class NeighborsTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Ba
             raise ValueError(f"mode must be 'distance' or 'connectivity', not {self.mode!r}")
         if self.n_neighbors < 1:
             raise ValueError(f"n_neighbors must be at least 1, not {self.n_neighbors}")
-        if self.kind in METRICS and self.metric not in METRICS[self.kind]:
+        if self.kind in KINDS and self.metric not in KINDS[self.kind].metrics:
             raise ValueError(f"kind {self.kind!r} has no metric {self.metric!r}: use 'exact' or 'forest'")

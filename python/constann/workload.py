@@ -52,7 +52,7 @@ class Set(NamedTuple):
 
 def kinds_for(metric: str) -> list[str]:
     """Name the kinds of index that can compare by a metric."""
-    return [kind for kind, metrics in indexes.METRICS.items() if metric in metrics]
+    return [kind for kind, facts in indexes.KINDS.items() if metric in facts.metrics]
 
 
 def _draws(seed: int, rows: int, columns: int) -> Draws:

@@ -35,7 +35,7 @@ def run(*arguments: str) -> int:
 def test_build_and_query_are_the_library(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("build", "rows.npy", "a.constann", "--seed", "5", "--quiet", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
-    index = constann.build(ROWS, kind="forest", seed=5)
+    index = constann.build(ROWS, seed=5)
     assert answer["fingerprint"] == index.fingerprint and answer["rows"] == 2000
     assert run("build", "rows.npy", "b.constann", "--seed", "5", "--quiet", "--on-disk") == 0
     assert (folder / "b.constann").read_bytes() == (folder / "a.constann").read_bytes()
@@ -93,7 +93,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_pipe(folder: Path) -> No
     assert "building" in shown and "\u2501" in shown and "\x1b[" in shown and "100%" in shown
     piped = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "\x1b" not in piped and "\u2501" not in piped
-    assert re.search(r"^building: \d+ of 32$", piped, re.MULTILINE)
+    assert re.search(r"^building: \d+ of 2000$", piped, re.MULTILINE)
     assert "building" not in stderr_on_a_terminal([*command, "--quiet"])
 
 
@@ -122,13 +122,13 @@ def test_verify_names_what_is_damaged_and_says_no(folder: Path, capsys: pytest.C
     assert run("verify", "a") == 0
     assert run("verify", "a", "b") == 1
     out = capsys.readouterr().out
-    assert "a: whole" in out and "b: section plane_codes is damaged" in out
+    assert "a: whole" in out and "b: section codes is damaged" in out
     assert run("verify", "a", "b", "--json") == 1
     assert json.loads(capsys.readouterr().out)["whole"] is False
 
 
 def test_info_and_bench_tell_what_there_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("build", "rows.npy", "a", "--trees", "4", "-q")
+    run("build", "rows.npy", "a", "--kind", "forest", "--trees", "4", "-q")
     capsys.readouterr()
     assert run("info", "a", "--json") == 0
     answer = json.loads(capsys.readouterr().out)
@@ -138,6 +138,17 @@ def test_info_and_bench_tell_what_there_is(folder: Path, capsys: pytest.CaptureF
     assert run("bench", "a", "queries.npy", "--efforts", "0.01,100", "--json") == 0
     low, high = json.loads(capsys.readouterr().out)["measured"]
     assert low["recall"] <= high["recall"] == 1.0 and high["queries a second"] > 0
+
+
+def test_a_graph_is_what_is_built_where_nothing_else_is_asked(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("build", "rows.npy", "a", "--effort", "30", "-q")
+    capsys.readouterr()
+    assert run("info", "a", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["kind"], answer["effort"], "trees" in answer) == ("graph", 30, False)
+    assert run("bench", "a", "queries.npy", "--efforts", "0.01,100", "--json") == 0
+    efforts = [each["effort"] for each in json.loads(capsys.readouterr().out)["measured"]]
+    assert efforts == [1, 3000]
 
 
 def test_a_map_of_pairs_is_described_and_not_searched(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +165,7 @@ def test_a_map_of_pairs_is_described_and_not_searched(folder: Path, capsys: pyte
 
 
 def test_convert_goes_both_ways(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("build", "rows.npy", "a.constann", "--metric", "euclidean", "-q")
+    run("build", "rows.npy", "a.constann", "--metric", "euclidean", "--kind", "forest", "-q")
     assert run("convert", "a.constann", "a.ann") == 0
     assert run("convert", "a.ann", "b.constann", "--dim", "8", "--metric", "euclidean") == 0
     assert constann.open("b.constann").search(ROWS[:5], 1)[0][:, 0].tolist() == [0, 1, 2, 3, 4]
@@ -170,7 +181,9 @@ def test_convert_goes_both_ways(folder: Path, capsys: pytest.CaptureFixture[str]
         (["build", "nowhere.npy", "a"], 3, "No such file"),
         (["build", "rows.npy", "/nowhere/a"], 3, "No such file"),
         (["build", "rows.txt", "a"], 2, "vectors come as .npy"),
-        (["build", "rows.npy", "a", "--kind", "exact", "--trees", "3"], 2, "are a forest's"),
+        (["build", "rows.npy", "a", "--kind", "exact", "--trees", "3"], 2, "--trees is not for --kind exact"),
+        (["build", "rows.npy", "a", "--trees", "3"], 2, "--trees is not for --kind graph"),
+        (["build", "rows.npy", "a", "--metric", "hamming"], 2, "graph"),
         (["build", "rows.npy", "a", "--metric", "cosinus"], 2, "is not one of"),
         (["query", "rows.npy", "rows.npy"], 1, "this is not a Constann index"),
         (["query", "rows.npy", "rows.npy", "--out", "a.csv"], 2, "--out takes"),
@@ -191,7 +204,7 @@ def constann_process(*arguments: str, **options: object) -> subprocess.Popen[str
 
 
 def test_progress_in_a_pipe_is_plain_lines(folder: Path) -> None:
-    process = constann_process("build", "rows.npy", "a", "--trees", "20")
+    process = constann_process("build", "rows.npy", "a", "--kind", "forest", "--trees", "20")
     out, error = process.communicate()
     assert process.returncode == 0 and "\x1b" not in out + error and "\r" not in error
     assert "reading: 2000 of 2000" in error and out.startswith("a: 2000 rows")
@@ -199,7 +212,7 @@ def test_progress_in_a_pipe_is_plain_lines(folder: Path) -> None:
 
 def test_ctrl_c_leaves_no_file(folder: Path) -> None:
     np.save("many.npy", np.tile(ROWS, (200, 1)))
-    process = constann_process("build", "many.npy", "a", "--trees", "500")
+    process = constann_process("build", "many.npy", "a", "--kind", "forest", "--trees", "500")
     assert process.stderr is not None
     assert "reading" in process.stderr.readline()
     process.send_signal(signal.SIGINT)

@@ -152,8 +152,8 @@ def _indexes(sets: list[str]) -> tuple[dict[str, str], list[str]]:
 def _tiny_indexes() -> Iterator[tuple[str, tuple[str, bytes, bytes]]]:
     vectors = floats(7, 200, 24)
     packed = codes(9, 200, 24)
-    for kind, metrics in indexes.METRICS.items():
-        for metric in metrics:
+    for kind, facts in indexes.KINDS.items():
+        for metric in facts.metrics:
             rows = packed if metric == "hamming" else vectors
             index = indexes.build(rows, metric, kind=kind, seed=1, threads=1)
             ids, distances = index.search(rows[:7], 5, threads=1)
