@@ -6,7 +6,7 @@
 
 namespace constann {
 
-// For the whole pages within `bytes` at `block`, where those are many.
+// For the pages of `bytes` at `block`, where those are many.
 void ask_for_large_pages(void* block, std::size_t bytes) noexcept;
 
 }  // namespace constann
