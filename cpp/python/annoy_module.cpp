@@ -12,6 +12,7 @@
 #include "python/arrays.hpp"
 #include "python/calls.hpp"
 #include "python/finished_instances.hpp"
+#include "python/sections.hpp"
 
 namespace constann::python {
 namespace {
@@ -213,19 +214,9 @@ std::unique_ptr<Nodes> from_forest(const Forest& forest) {
     return nodes;
 }
 
-struct NodeBytes {
-    py::object nodes;
-    std::shared_ptr<const Reading> reading;
-    std::span<const std::byte> bytes;
-};
-
 }  // namespace
 
 void bind_annoy(py::module_& module) {
-    py::class_<NodeBytes>(module, "AnnoyBytes", py::buffer_protocol()).def_buffer([](const NodeBytes& bytes) {
-        return py::buffer_info(reinterpret_cast<const std::uint8_t*>(bytes.bytes.data()),
-                               static_cast<py::ssize_t>(bytes.bytes.size()));
-    });
     module.def("annoy_distances", &annoy_distances, py::arg("metric"), py::arg("distances").noconvert());
     module.def(
         "annoy_vector", [](const Floats& row) { return widened(span_of(row)); }, py::arg("row").noconvert());
@@ -245,7 +236,7 @@ void bind_annoy(py::module_& module) {
              [](const py::object& self) {
                  const Nodes& nodes = self.cast<const Nodes&>();
                  auto reading = std::make_shared<const Reading>(nodes.reading());
-                 return py::memoryview(py::cast(NodeBytes{self, std::move(reading), nodes.bytes()}));
+                 return py::memoryview(py::cast(SectionBytes{self, nodes.bytes(), std::move(reading)}));
              })
         .def("add_item", &add_item, py::arg("item"), py::arg("vector"))
         .def("build", &build, py::arg("trees"), py::arg("threads"), py::arg("seed"))

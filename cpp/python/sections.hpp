@@ -6,20 +6,24 @@
 #include <pybind11/stl.h>
 
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "core/access.hpp"
 #include "file/format.hpp"
 
 namespace constann::python {
 
 namespace py = pybind11;
 
-// The bytes of a section, exported through the buffer protocol without a copy; they keep their owner alive.
+// The bytes of a section, exported through the buffer protocol without a copy; they keep their owner alive,
+// and unchanged where they come with a reading of it.
 struct SectionBytes {
     py::object owner;
     std::span<const std::byte> bytes;
+    std::shared_ptr<const Reading> reading = nullptr;
 };
 
 inline py::buffer_info export_bytes(const SectionBytes& section) {
