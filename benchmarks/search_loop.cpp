@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "core/random.hpp"
+#include "../tests/drawn_rows.hpp"
 #include "forest/forest.hpp"
 #include "kernels/dispatch.hpp"
 
@@ -25,18 +25,9 @@ int main(int argc, char** argv) {
     constexpr std::uint32_t kDim = 96;
     constexpr std::uint64_t kRows = 5000;
     constann::kernels::use(argv[1]);
-    constann::Random random(1, 2);
-    std::vector<float> values(kRows * kDim);
-    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    const std::vector<float> values = constann::drawn_values(kRows * kDim);
     const auto rows_from = [&](std::uint64_t first, std::uint64_t count) {
-        const std::uint64_t columns = constann::columns_of(metric, kDim);
-        const std::ptrdiff_t element = bits ? 1 : sizeof(float);
-        return constann::Matrix{reinterpret_cast<const std::byte*>(&values[first * kDim]),
-                                bits ? constann::ElementType::uint8 : constann::ElementType::float32,
-                                count,
-                                columns,
-                                static_cast<std::ptrdiff_t>(columns) * element,
-                                element};
+        return constann::rows_at(&values[first * kDim], metric, kDim, count);
     };
     constann::Forest forest(kDim, metric, 8, std::nullopt, code_bits);
     forest.add(rows_from(0, kRows));

@@ -8,8 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "core/random.hpp"
-#include "exact/exact.hpp"
+#include "drawn_rows.hpp"
 #include "forest/forest.hpp"
 #include "graph/graph.hpp"
 
@@ -55,18 +54,6 @@ constexpr std::uint32_t kDim = 32;
 constexpr std::uint64_t kRows = 4000, kQueries = 10;
 constexpr std::size_t kNearest = 50;
 
-constann::Matrix rows_of(Metric metric, const std::vector<float>& values, std::uint64_t rows) {
-    const bool bits = metric == Metric::hamming;
-    const std::uint64_t columns = constann::columns_of(metric, kDim);
-    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
-    return {reinterpret_cast<const std::byte*>(values.data()),
-            bits ? constann::ElementType::uint8 : constann::ElementType::float32,
-            rows,
-            columns,
-            static_cast<std::ptrdiff_t>(columns) * element,
-            element};
-}
-
 std::size_t allocations_of(const constann::Index& index, const constann::Matrix& queries,
                            std::uint64_t effort, [[maybe_unused]] bool planted) {
     std::vector<std::int64_t> ids(kQueries * kNearest);
@@ -80,9 +67,9 @@ std::size_t allocations_of(const constann::Index& index, const constann::Matrix&
 }
 
 void print(constann::Index& index, const std::vector<float>& values, std::uint64_t few, std::uint64_t many) {
-    index.add(rows_of(index.metric(), values, kRows));
+    index.add(constann::rows_at(values.data(), index.metric(), kDim, kRows));
     index.build(1, 1, {});
-    const constann::Matrix queries = rows_of(index.metric(), values, kQueries);
+    const constann::Matrix queries = constann::rows_at(values.data(), index.metric(), kDim, kQueries);
     allocations_of(index, queries, many, false);  // a thread's buffers grow once
     const std::size_t of_few = allocations_of(index, queries, few, false);
     std::printf("%zu %zu\n", of_few, allocations_of(index, queries, many, true));
@@ -91,9 +78,7 @@ void print(constann::Index& index, const std::vector<float>& values, std::uint64
 }  // namespace
 
 int main() {
-    constann::Random random(1, 2);
-    std::vector<float> values(kRows * kDim);
-    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    const std::vector<float> values = constann::drawn_values(kRows * kDim);
     for (const Metric metric :
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
         constann::Forest forest(kDim, metric, 8, std::nullopt);

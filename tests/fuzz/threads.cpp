@@ -5,7 +5,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/random.hpp"
+#include "../drawn_rows.hpp"
 #include "exact/exact.hpp"
 #include "forest/forest.hpp"
 #include "graph/graph.hpp"
@@ -25,15 +25,7 @@ std::size_t searches = 0;
 #endif
 
 void run(constann::Index& index, const std::vector<float>& values, std::uint64_t count) {
-    const bool bits = index.metric() == Metric::hamming;
-    const std::uint64_t columns = constann::columns_of(index.metric(), kDim);
-    const std::ptrdiff_t element = bits ? 1 : sizeof(float);
-    const constann::Matrix rows{reinterpret_cast<const std::byte*>(values.data()),
-                                bits ? constann::ElementType::uint8 : constann::ElementType::float32,
-                                count,
-                                columns,
-                                static_cast<std::ptrdiff_t>(columns) * element,
-                                element};
+    const constann::Matrix rows = constann::rows_at(values.data(), index.metric(), kDim, count);
     index.add(rows);
     index.build(kThreads, 1, {});
     constann::Matrix queries = rows;
@@ -58,9 +50,7 @@ void run(constann::Index& index, const std::vector<float>& values, std::uint64_t
 }  // namespace
 
 int main() {
-    constann::Random random(1, 2);
-    std::vector<float> values(kGraphRows * kDim);
-    for (float& value : values) value = static_cast<float>(random.below(1 << 16)) - 32768.0f;
+    const std::vector<float> values = constann::drawn_values(kGraphRows * kDim);
     for (const Metric metric :
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
         run(*std::make_unique<constann::Exact>(kDim, metric), values, kRows);
