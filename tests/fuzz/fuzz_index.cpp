@@ -144,8 +144,16 @@ void try_pairs(std::span<const std::byte> bytes) {
         const std::vector<std::uint32_t> users = {5, 0, 7, 5}, items = {3, 1, 0xffffffff, 3};
         const std::vector<std::int64_t> integers = {1, -100, 30'000, 1};
         const std::vector<float> floats = {1.5f, -2.0f, 0.0f, 3e38f};
-        constann::PairUpdates updates{constann::Update::add, users, items, std::span(integers), users.size()};
-        if (map.type() == constann::ValueType::float32) updates.numbers = std::span(floats);
+        const auto column = [](const auto& numbers, constann::NumberType type) {
+            return constann::Column(numbers.data(), type, sizeof numbers[0], numbers.size());
+        };
+        const bool of_floats = map.type() == constann::ValueType::float32;
+        const constann::PairUpdates updates{constann::Update::add,
+                                            column(users, constann::NumberType::uint32),
+                                            column(items, constann::NumberType::uint32),
+                                            of_floats ? column(floats, constann::NumberType::float32)
+                                                      : column(integers, constann::NumberType::int64),
+                                            users.size()};
         attempt([&] { map.apply(updates, [](std::uint64_t) { return std::string(); }); });
         attempt([&] { map.settle(); });
         attempt([&] { map.pairs_of(5); });
