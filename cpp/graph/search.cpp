@@ -118,7 +118,8 @@ class Graph::Search final : public Index::Searcher {
             nodes += any;
         }
         // Of few nodes with many equal rows, which count once, there may be enough even so: all were met.
-        return s_.candidates.size() >= k_ && (!filter_.filters() || in_view * 2 * graph_.size() >= pool_ * allowed_);
+        return s_.candidates.size() >= k_ &&
+               (!filter_.filters() || in_view * 2 * graph_.size() >= pool_ * allowed_);
     }
 
     // Of rows that are equal, and so lie in their order, the first k are enough: the place before the next.

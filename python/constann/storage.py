@@ -6,7 +6,6 @@ import errno
 import hashlib
 import mmap
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol, TypeAlias, Union
@@ -155,7 +154,7 @@ def check_place(path: Path) -> None:
 
 def unfinished_name(path: str) -> str:
     """Return a new name beside `path` for what will be put there."""
-    return f"{path}.{os.getpid()}-{secrets.token_hex(4)}.unfinished"
+    return f"{path}.{os.getpid()}-{os.urandom(4).hex()}.unfinished"
 
 
 def sync_folder(folder: str) -> None:

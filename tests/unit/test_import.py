@@ -12,12 +12,6 @@ NEEDED = {
     "errno": "storage: what a folder in a file's place is called",
     "hashlib": "storage: fingerprints",
     "mmap": "storage: files are mapped",
-    "secrets": "storage: names of unfinished files, with the next five",
-    "base64": "secrets",
-    "binascii": "secrets",
-    "bisect": "secrets",
-    "hmac": "secrets",
-    "random": "secrets",
 }
 
 
