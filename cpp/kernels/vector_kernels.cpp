@@ -26,7 +26,9 @@ constexpr int kParts = static_cast<int>(kLanes) / kWidth;
 
 // The native width of the set: a wider type would be split through the stack (gcc 12: 5-18 times slower).
 using Vector = float __attribute__((vector_size(kWidth * sizeof(float))));
-using Unaligned = float __attribute__((vector_size(kWidth * sizeof(float)), aligned(1), may_alias));
+// A typedef, since Clang passes over `aligned` in an alias and then loads as from aligned memory.
+typedef float Unaligned __attribute__((vector_size(kWidth * sizeof(float)), aligned(1), may_alias));
+static_assert(alignof(Unaligned) == 1);
 
 template <int... kValues>
 struct Numbers {};

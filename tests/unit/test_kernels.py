@@ -44,6 +44,28 @@ def test_every_set_gives_the_bits_of_the_reference_at_every_dim(kernels: str, fu
             np.testing.assert_array_equal(bits(got), bits(expected), f"dim {dim}, many {many}")
 
 
+def moved(array: np.ndarray, by: int) -> np.ndarray:
+    """A copy whose first byte is so many bytes after a whole page."""
+    space = np.empty(array.nbytes + 8_192, np.uint8)
+    begin = -space.ctypes.data % 4_096 + by
+    copy: np.ndarray = space[begin : begin + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_memory_may_begin_anywhere(kernels: str) -> None:
+    """Files are mapped and buffers handed over as they are: no kernel may load as from aligned memory."""
+    query, rows = reference.padded(rows_of(100, 1, 5)[0]), reference.padded(rows_of(100, 19, 6))
+    for function in FUNCTIONS:
+        for many in (False, True):
+            expected = _core.kernel_answers(kernels, function, query, rows, many)
+            for by in (4, 8, 16, 32, 52):
+                given_query, given_rows = moved(query, by), moved(rows, 64 - by)
+                got = _core.kernel_answers(kernels, function, given_query, given_rows, many)
+                np.testing.assert_array_equal(bits(got), bits(expected), f"{function}, {by} bytes on, many {many}")
+
+
 any_float32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
