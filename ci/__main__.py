@@ -25,6 +25,7 @@ from ci import (
     platforms,
     project,
     python_headers,
+    record,
     recordings,
     reproduce,
     rootfs,
@@ -108,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_arguments(_register(commands, "audit", audit.run))
     index_page.add_arguments(_register(commands, "index", index_page.run))
     upstream.add_arguments(_register(commands, "upstream", upstream.run))
+    record.add_arguments(_register(commands, "record", record.run))
     macos_kernels.add_arguments(_register(commands, "macos", macos_kernels.run))
     gate.add_arguments(_register(commands, "gate", gate.run))
     fetch.add_arguments(_register(commands, "fetch", fetch.run))

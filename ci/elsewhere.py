@@ -1,6 +1,7 @@
 """Builds a platform's wheel on that platform itself, in a container, with the harness and the ziglang used here.
 
-Only to be compared with the cross-compiled one: releases are not built here.
+Only to be compared with the cross-compiled one: releases are not built here. What is compiled once (zig's libraries,
+the build's environment) stays in a folder of the cache, since emulated it takes most of the time.
 """
 
 import io
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ci import cache as kept
-from ci import containers, engine, images, network, python_headers
+from ci import containers, engine, foreign_programs, host, images, network, python_headers
 from ci.platforms import Platform, load, load_images
 from ci.progress import say, step
 from ci.wheel_file import WheelError
@@ -35,8 +36,11 @@ def build(platform: Platform, source: Path, output: Path, *, date: str) -> None:
     every = list(load().values())
     with engine.running(every) as found:
         prepared = images.prepare(found, every, facts, [facts.python])[platform.name, facts.python]
-        with containers.container(found, prepared, platform.container.platform, **_start(found, platform)) as made:
-            _see_that_programs_run(found, made, platform)
+        with (
+            # A compiler is many programs, and QEMU in the image is given only the first.
+            foreign_programs.runnable(found, platform, prepared),
+            containers.container(found, prepared, platform.container.platform, **_start(found, platform)) as made,
+        ):
             python = images.venv_python(platform.numpy_versions(facts.python)[-1])
             with step(f"{platform.name}: the harness and its ziglang, from PyPI's wheels for it"):
                 _add_harness(made, platform, Path(python).parent.parent / "lib" / f"python{facts.python}")
@@ -59,19 +63,10 @@ def build(platform: Platform, source: Path, output: Path, *, date: str) -> None:
 
 def _start(found: engine.Engine, platform: Platform) -> dict[str, Any]:
     foreign = platform.architecture != found.architecture
-    return {"network_mode": "host", "emulator": images.EMULATOR if foreign else None}
-
-
-def _see_that_programs_run(found: engine.Engine, made: Any, platform: Platform) -> None:
-    """See that one program can start another there: a compiler is many programs, and QEMU is given only the first."""
-    done = containers.execute(found, made, ["/bin/true"], timeout=60)
-    if done.exit_status != 0:
-        raise WheelError(
-            f"this computer's kernel does not run programs for {platform.architecture}: as root, mount binfmt_misc"
-            " where /proc/sys/fs/binfmt_misc is empty (`mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc`)"
-            f" and run `update-binfmts --enable qemu-{platform.architecture}` (Debian: qemu-user-static,"
-            " binfmt-support)"
-        )
+    options: dict[str, Any] = {"network_mode": "host", "emulator": images.EMULATOR if foreign else None}
+    if found.local and host.is_root() and not (found.rootless or found.remaps_users):  # what is written there is root's
+        options["volumes"] = {str(kept.folder("elsewhere", platform.name)): {"bind": _CACHE, "mode": "rw"}}
+    return options
 
 
 def _add_harness(made: Any, platform: Platform, library: Path) -> None:

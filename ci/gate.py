@@ -276,6 +276,13 @@ def build_twice(work: Work) -> list[str]:
     return reproduce.problems(list(work.targets.values()), [work.facts.python])
 
 
+def build_natively(work: Work) -> list[str]:
+    """Build the wheel of the Arm platform in a container of it, and hold it against the cross-compiled one."""
+    (target,) = (each for each in work.platforms.values() if each.architecture == "aarch64")
+    cross_compiled = None if work.again else work.wheels.get(WheelKey(target.name, work.facts.python))
+    return reproduce.container_problems(cross_compiled=cross_compiled)
+
+
 def build_for_others(work: Work) -> list[str]:
     """Build portable wheels of a package that has none, and run them on old CPUs."""
     return foreign.problems(work.running_engine, work.prepared, work.facts.python, work.folder / "others")
@@ -313,6 +320,13 @@ STAGES: tuple[Stage, ...] = (
     Stage("macos", "the kernels of macOS wheels give the known answers, in a CPU emulator", run_macos_kernels),
     Stage("reproduce", "two builds have the same bytes", build_twice, network=True),
     Stage(
+        "native-build",
+        "the Arm wheel built on Arm has the bytes of the cross-compiled one",
+        build_natively,
+        engine=True,
+        network=True,
+    ),
+    Stage(
         "others",
         "annoy's missing wheels, built, audited and run on old CPUs",
         build_for_others,
@@ -323,6 +337,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("workflows", "what GitHub will run, in clean containers", run_workflow_lines, engine=True, network=True),
 )
 _ALWAYS = "wheels"
+_RELEASED = "cibuildwheel"  # takes the wheels of a release
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -395,16 +410,14 @@ def run(arguments: argparse.Namespace) -> int:
         undo.undo()
         return 0
     if arguments.project:
+        if arguments.release or arguments.wheels or arguments.recordings:
+            raise GateError("--release, --wheels and --with are of this project's releases: --project has none of them")
         return _run_project(arguments)
     data = find_data(arguments.data or Path(os.environ.get("CONSTANN_DATA") or CARRIED_DATA))
     containers = arguments.engine == "docker"
     if arguments.offline:
         offline.go_offline(arguments.offline)
-    stages = [
-        stage
-        for stage in chosen_stages(arguments.only, arguments.without)
-        if (containers or not stage.engine) and not (arguments.offline and stage.network)
-    ]
+    stages = stages_to_run(arguments)
     folder = fresh_folder(arguments.report)
     work = Work(
         data,
@@ -468,6 +481,28 @@ def chosen_stages(only: Sequence[str] | None, without: Sequence[str] | None) -> 
     if "controls" in names and "matrix" not in names:
         raise GateError("the controls are compared with the rows of the matrix: choose both, or neither")
     return [stage for stage in STAGES if stage.name in names]
+
+
+def stages_to_run(arguments: argparse.Namespace) -> list[Stage]:
+    """Return the stages asked for that can run with this engine and network.
+
+    Raises
+    ------
+    GateError
+        When the choice cannot be run, or nothing would look at what was given.
+    """
+    stages = [
+        stage
+        for stage in chosen_stages(arguments.only, arguments.without)
+        # Wheels that were given need no container to be built in.
+        if (arguments.engine == "docker" or not stage.engine or (stage.name == _RELEASED and arguments.wheels))
+        and not (arguments.offline and stage.network)
+    ]
+    names = {stage.name for stage in stages}
+    for option, given, name in (("wheels", arguments.wheels, _RELEASED), ("with", arguments.recordings, "elsewhere")):
+        if given and name not in names:
+            raise GateError(f"--{option} is looked at by the stage {name}, which is left out: choose it, or neither")
+    return stages
 
 
 def fresh_folder(folder: Path) -> Path:

@@ -27,7 +27,7 @@ from ci import cache as kept
 from ci import elsewhere, wheels
 from ci.audit.binaries import is_binary
 from ci.backend import date_of
-from ci.platforms import Target, load, load_images
+from ci.platforms import Platform, Target, load, load_images
 from ci.progress import say, step
 from ci.wheel_file import WheelError
 
@@ -88,25 +88,51 @@ def problems(
     return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
 
 
-def container_problems(show: Callable[[Sequence[Compared]], None] = lambda compared: None) -> list[str]:
+def container_problems(
+    show: Callable[[Sequence[Compared]], None] = lambda compared: None, *, cross_compiled: Path | None = None
+) -> list[str]:
     """Compare the aarch64 wheel that is cross-compiled here with one built in an arm64 container; see `problems`.
 
     Both have the same ziglang and the same headers of Python. Needs a Docker engine, and takes long where that
     emulates.
+
+    Parameters
+    ----------
+    show
+        Is given the pair, alike or not.
+    cross_compiled
+        The one that was compiled here; the container's is then not built again where it was, from the same. Without
+        it, both are built.
     """
     (target,) = (each for each in load().values() if each.architecture == "aarch64")
+    python = load_images().python
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
         source = Path(work, "here", "source")
         _copy_sources(_ROOT, source, _DAYS[0])
         date = date_of(_ROOT)
         first, second = Path(work, "here", "dist"), Path(work, "there")
-        _run_harness(
-            source, ["wheels", "--platform", target.name, "--python", load_images().python], first, date=date, which=0
-        )
-        elsewhere.build(target, source, second, date=date)
+        if cross_compiled is None:
+            _run_harness(source, ["wheels", "--platform", target.name, "--python", python], first, date=date, which=0)
+            elsewhere.build(target, source, second, date=date)
+        else:
+            first.mkdir()
+            shutil.copy(cross_compiled, first)
+            second = _kept_elsewhere(target, python, source, date)
         compared = compare_folders(first, second)
         show(compared)
     return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
+
+
+def _kept_elsewhere(target: Platform, python: str, source: Path, date: str) -> Path:
+    """Return a folder with the wheel that the container made of these sources, on this day or an earlier one."""
+    digest = wheels.digest_of_inputs(_ROOT, python, cache=kept.folder("wheels"))
+    place = kept.folder("built-elsewhere", digest) / target.name
+    if place.exists():
+        say(f"{target.name}: built in the container before, from the same")
+    else:
+        with kept.whole(place) as output:
+            elsewhere.build(target, source, output, date=date)
+    return place
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -131,11 +131,9 @@ def keep_wheels(
 
     The same is: every file that a build reads, the commit's date, the compiler.
     """
-    same = [date_of(source), metadata_version("ziglang"), kept.digest_of(source / name for name in SOURCES)]
     wanted: dict[tuple[str, str], Path] = {}
     for python in pythons:
-        headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
-        digest = hashlib.sha256(repr([*same, python, headers]).encode()).hexdigest()[:16]
+        digest = digest_of_inputs(source, python, cache=cache)
         wanted |= {(each.name, python): kept.folder("built-wheels", digest) / each.name for each in platforms}
     missing = [each for each in platforms if not all(wanted[each.name, python].exists() for python in pythons)]
     if missing:
@@ -151,6 +149,14 @@ def keep_wheels(
         (path,) = folder.iterdir()
         found[key] = Path(shutil.copyfile(path, output / path.name))
     return found
+
+
+def digest_of_inputs(source: Path, python: str, *, cache: Path) -> str:
+    """Return a short name for all that the bytes of wheels come from, besides the platform."""
+    headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
+    sources = kept.digest_of(source / name for name in SOURCES)
+    same = [date_of(source), metadata_version("ziglang"), sources, python, headers]
+    return hashlib.sha256(repr(same).encode()).hexdigest()[:16]
 
 
 def _build_platform(

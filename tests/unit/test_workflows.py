@@ -80,7 +80,8 @@ def test_what_others_write_never_reaches_a_shell(text: str) -> None:
 def test_every_line_for_linux_runs_in_a_clean_container_or_says_where_else() -> None:
     linux = {line.command for line in workflows.read_lines() if line.runner.startswith("ubuntu")}
     clean = {command for command in linux if not workflows.runs_elsewhere(command)}
-    assert {"./ci/run index dist", "./ci/run audit dist/*.whl", "./ci/run upstream"} <= clean
+    recorded = './ci/run record --wheels dist "made/ubuntu-24.04-arm.rec"'
+    assert {"./ci/run index dist", "./ci/run audit dist/*.whl", "./ci/run upstream", recorded} <= clean
     assert all(any(command.startswith(start) for command in linux) for start in workflows.ELSEWHERE)
     assert workflows.runs_elsewhere("./ci/testing") is None
 
@@ -115,6 +116,51 @@ def test_a_release_waits_for_wheels_and_gate() -> None:
     assert set(jobs["publish"]["needs"]) == {"wheels", "gate"}
     assert "run" not in str(jobs["publish"]["steps"]), "nothing of ours runs where a release can be signed"
     assert jobs["publish"]["environment"]["name"] == "pypi"
+
+
+def faults_of_a_release(jobs: dict[str, Any]) -> list[str]:
+    """What the release's gate does not take of the jobs before it."""
+    faults = []
+    (line,) = [step["run"] for step in jobs["gate"]["steps"] if "run" in step]
+    asked = _parser().parse_args(["gate", *shlex.split(line)[1:]])
+    if not asked.release or asked.only or asked.without or asked.machine:
+        faults.append("it is not the whole gate of a release")
+    brought = {
+        step["with"]["path"]: step["with"]["pattern"] for step in jobs["gate"]["steps"] if "pattern" in str(step)
+    }
+    if not {"wheels", "record"} <= set(jobs["gate"]["needs"]):
+        faults.append("it does not wait for wheels and recordings")
+    if brought.get(str(asked.wheels)) != "wheels-*":
+        faults.append("--wheels is not what the jobs of the wheels made")
+    if [brought.get(str(each)) for each in asked.recordings] != ["recording-*"]:
+        faults.append("--with is not what the jobs that record made")
+    return faults
+
+
+def test_the_gate_of_a_release_has_its_wheels_and_its_recordings() -> None:
+    jobs = workflows.read(WORKFLOWS / "release.yml")["jobs"]
+    assert faults_of_a_release(jobs) == []
+    published = [step["with"]["pattern"] for step in jobs["publish"]["steps"] if "pattern" in str(step)]
+    assert published == ["wheels-*"], "what the gate ran, and nothing else"
+    made = [step["with"]["name"] for step in jobs["record"]["steps"] if "upload-artifact" in str(step)]
+    assert [name.partition("$")[0] for name in made] == ["recording-"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "fault"),
+    [
+        ("./ci/gate --wheels dist --with recordings", "it is not the whole gate of a release"),
+        ("./ci/gate --release --without matrix --wheels dist --with recordings", "it is not the whole gate"),
+        ("./ci/gate --release --with recordings", "--wheels is not"),
+        ("./ci/gate --release --wheels wheelhouse --with recordings", "--wheels is not"),
+        ("./ci/gate --release --wheels dist", "--with is not"),
+    ],
+)
+def test_a_gate_that_proves_other_wheels_than_the_published_is_found(planted: str, fault: str) -> None:
+    jobs = workflows.read(WORKFLOWS / "release.yml")["jobs"]
+    (step,) = [step for step in jobs["gate"]["steps"] if "run" in step]
+    step["run"] = planted
+    assert any(fault in each for each in faults_of_a_release(jobs))
 
 
 def test_zizmor_finds_nothing() -> None:
