@@ -15,11 +15,16 @@ prepare)
         "$python" -m pip install -q --group finish
     fi
     if [ "${2:-}" = zig ]; then
+        # Debian's pyconfig.h names the real one by a path that only Debian's compilers look into.
+        for each in /usr/include/*-linux-gnu/python3.*; do
+            triple=$(basename -- "$(dirname -- "$each")")
+            [ ! -d "$each" ] || ln -sfn "/usr/include/$triple" "/usr/include/$(basename -- "$each")/$triple"
+        done
         "$python" -m pip install -q --group cross
         "$python" -c 'import pathlib, platform
 from ci import platforms, zig
 target = platforms.load_targets()[f"linux-{platform.machine()}"]
-zig.make_toolchain(target, pathlib.Path("/opt/constann/zig"), once=False)'
+zig.make_named_toolchain(target, pathlib.Path("/opt/constann/zig"))'
     fi
     ;;
 finish)

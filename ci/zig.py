@@ -128,6 +128,15 @@ def make_toolchain(platform: Target, folder: Path, headers: Path | None = None, 
     return Toolchain(TOOLCHAIN, variables(platform, tools, headers, once=once))
 
 
+def make_named_toolchain(platform: Target, folder: Path) -> Path:
+    """Make a toolchain whose folder of tools has the platform's name alone, as pyproject.toml spells it; return it."""
+    toolchain = make_toolchain(platform, folder, once=False)
+    named = folder / platform.name
+    named.unlink(missing_ok=True)
+    named.symlink_to(toolchain.tools.name)
+    return named
+
+
 def variables(platform: Target, tools: Path, headers: Path | None, *, once: bool) -> dict[str, str]:
     """Return what ci/toolchain.cmake and the wrappers in the folder `tools` read; see `make_toolchain`."""
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ci import builders, cibuildwheel, containers, platforms, wheels
+from ci import builders, cibuildwheel, containers, platforms, wheels, zig
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = platforms.load_targets()
@@ -76,6 +76,18 @@ def test_what_fails_to_finish_says_why(tmp_path: Path) -> None:
     assert done.returncode == 1 and f"error: {wheel}: no such file" in done.stderr
 
 
+def test_the_compiler_of_a_release_is_where_the_project_names_it(tmp_path: Path) -> None:
+    (override,) = PROJECT["tool"]["cibuildwheel"]["overrides"]
+    assert "zig.make_named_toolchain(" in (ROOT / "ci" / "in_container.sh").read_text()
+    for target in TARGETS.values():
+        if "manylinux" in target.wheel.tag:
+            zig.make_named_toolchain(target, tmp_path)
+            tools = zig.make_named_toolchain(target, tmp_path)  # a second build in the same place
+            said = override["environment"]["CONSTANN_CROSS_TOOLS"].replace("$(uname -m)", target.architecture)
+            assert Path(said) == Path("/opt/constann/zig") / tools.relative_to(tmp_path)
+            assert target.compiler.zig_target in (tools / "c++").read_text()
+
+
 def test_the_compiler_of_the_image_takes_the_place_of_the_releases() -> None:
     assert cibuildwheel.compiler_settings("release") == {}
     settings = cibuildwheel.compiler_settings("image")
@@ -83,11 +95,6 @@ def test_the_compiler_of_the_image_takes_the_place_of_the_releases() -> None:
     assert "zig" not in settings["CIBW_BEFORE_ALL_LINUX"]
     (override,) = PROJECT["tool"]["cibuildwheel"]["overrides"]
     assert override["before-all"].endswith("prepare zig")
-    for target in TARGETS.values():
-        if "manylinux" in target.wheel.tag:
-            # The folder that ci/in_container.sh has zig.py make for this platform.
-            folder = override["environment"]["CONSTANN_CROSS_TOOLS"].replace("$(uname -m)", target.architecture)
-            assert folder == f"/opt/constann/zig/{target.name}"
 
 
 def test_builds_in_our_own_images_have_no_network_and_are_known_as_ours() -> None:

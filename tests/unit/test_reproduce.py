@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci import reproduce, wheels
+from ci import elsewhere, reproduce, wheels
 from ci.platforms import load_targets
 from ci.wheel_file import WheelError
 
@@ -163,3 +163,35 @@ def test_every_released_python_is_in_the_table_or_was_built() -> None:
     rows = wheels._workflow_rows([X86], ["3.11", "3.13"])
     assert {row[1].rpartition(" ")[2] for row in rows} == set(released) - {"3.11", "3.13"}
     assert all("workflow only" in row[-1] for row in rows)
+
+
+def test_what_an_arm_container_needs_is_asked_of_arm_and_not_of_this_computer() -> None:
+    needed = {architecture: elsewhere.requirements(architecture) for architecture in ("x86_64", "aarch64")}
+    assert {each.partition("==")[0] for each in needed["x86_64"]} >= {"iced-x86", "ziglang", "build", "lief", "docker"}
+    assert set(needed["x86_64"]) - set(needed["aarch64"]) == {
+        each for each in needed["x86_64"] if each.startswith("iced-x86==")
+    }
+    assert not any(";" in each for each in needed["aarch64"])
+
+
+def test_the_native_build_is_compared_and_not_made_again_from_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    made: list[str] = []
+
+    def build(platform: object, source: Path, output: Path, *, date: str) -> None:
+        made.append(date)
+        make_zip(output / "constann.whl", {"a.so": b"code"})
+
+    monkeypatch.setattr(elsewhere, "build", build)
+    same = make_zip(tmp_path / "same" / "constann.whl", {"a.so": b"code"})
+    other = make_zip(tmp_path / "other" / "constann.whl", {"a.so": b"odd!"})
+    shown: list[reproduce.Compared] = []
+    assert reproduce.container_problems(shown.extend, cross_compiled=same) == []
+    assert [each.name for each in shown] == ["constann.whl"] and len(made) == 1
+    (problem,) = reproduce.container_problems(cross_compiled=other)
+    assert problem.startswith("constann.whl: a.so: ") and len(made) == 1
+    monkeypatch.setattr(wheels, "digest_of_inputs", lambda source, python, cache: "changed")
+    assert reproduce.container_problems(cross_compiled=same) == []
+    assert len(made) == 2
