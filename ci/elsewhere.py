@@ -16,13 +16,14 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from ci import builders, containers, engine, foreign_programs, host, images, network, python_headers
 from ci import cache as kept
-from ci import containers, engine, foreign_programs, host, images, network, python_headers
 from ci.platforms import Platform, load, load_images
 from ci.progress import say, step
-from ci.wheel_file import WheelError
+from ci.wheel_file import WheelError, abi_of
 
 _PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+_PYTHON = "/opt/python/{abi}-{abi}/bin/python"  # of the images for cibuildwheel
 _SECONDS = 3600.0
 _SOURCE, _CACHE, _OUTPUT = "/elsewhere/source", "/elsewhere/cache", "/elsewhere/dist"
 _CERTIFICATES = "/elsewhere/certificates.pem"
@@ -39,13 +40,14 @@ def build(platform: Platform, source: Path, output: Path, *, date: str) -> None:
     facts = load_images()
     every = list(load().values())
     with engine.running(every) as found:
-        prepared = images.prepare(found, every, facts, [facts.python])[platform.name, facts.python]
+        # Such as cibuildwheel builds in: it has binutils, which the machines lack.
+        prepared = builders.prepare(found, [platform], facts, facts.python)[platform.name]
         with (
-            # A compiler is many programs, and QEMU in the image is given only the first.
+            # A compiler is many programs, each of which the kernel must start by itself.
             foreign_programs.runnable(found, platform, prepared),
             containers.container(found, prepared, platform.container.platform, **_start(found, platform)) as made,
         ):
-            python = images.venv_python(platform.numpy_versions(facts.python)[-1])
+            python = _PYTHON.format(abi=f"cp{abi_of(facts.python)}")
             with step(f"{platform.name}: the harness and its ziglang, from PyPI's wheels for it"):
                 _add_harness(made, platform, Path(python).parent.parent / "lib" / f"python{facts.python}")
             environment = _add_sources(made, source, facts.python)
@@ -66,8 +68,7 @@ def build(platform: Platform, source: Path, output: Path, *, date: str) -> None:
 
 
 def _start(found: engine.Engine, platform: Platform) -> dict[str, Any]:
-    foreign = platform.architecture != found.architecture
-    options: dict[str, Any] = {"network_mode": "host", "emulator": images.EMULATOR if foreign else None}
+    options: dict[str, Any] = {"network_mode": "host"}
     if found.local and host.is_root() and not (found.rootless or found.remaps_users):  # what is written there is root's
         options["volumes"] = {str(kept.folder("elsewhere", platform.name)): {"bind": _CACHE, "mode": "rw"}}
     return options
