@@ -50,7 +50,7 @@ def test_the_recording_is_of_the_wheel_in_the_folder(tmp_path: Path) -> None:
     made = tmp_path / "recordings" / "here.rec"
     assert record.run(asked(str(made), "--wheels", str(wheels))) == 0
     found = comparison.read(made, "here")
-    assert found.workload == {"name": "standard"}
+    assert found.workload["name"] == "standard"
     extension = hashlib.sha256(Path(constann._core.__file__).read_bytes()).hexdigest()
     assert found.facts["libraries"]["_core"]["sha256"] == extension
 
