@@ -10,6 +10,7 @@ import hashlib
 import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,28 @@ def _tag(platform: Platform, facts: Images, python: str) -> str:
 def _groups() -> dict[str, list[str]]:
     """Return pyproject.toml's requirements: those of the build, and those of the dependency groups."""
     project = tomllib.loads(_PROJECT.read_text())
-    groups = {
-        name: [each for each in group if isinstance(each, str)] for name, group in project["dependency-groups"].items()
-    }
-    return {**groups, "build-system": project["build-system"]["requires"]}
+    written = project["dependency-groups"]
+
+    def with_included(name: str) -> list[str]:
+        included = (with_included(each["include-group"]) for each in written[name] if isinstance(each, dict))
+        return [*(each for each in written[name] if isinstance(each, str)), *chain.from_iterable(included)]
+
+    return {**{name: with_included(name) for name in written}, "build-system": project["build-system"]["requires"]}
+
+
+def requirements(group: str, architecture: str) -> list[str]:
+    """Return what a dependency group asks for on a Linux machine that need not be this one: pip would ask this one."""
+    there = {"platform_machine": architecture, "sys_platform": "linux"}
+    wanted = [Requirement(each) for each in _groups()[group]]
+    asked = [each for each in wanted if each.marker is None or each.marker.evaluate({**there})]
+    for each in asked:
+        each.marker = None  # answered here
+    return [str(each) for each in asked]
 
 
 def finishing(architecture: str) -> list[str]:
-    """Return what finishes a wheel, for a Linux machine that need not be this one."""
-    wanted = map(Requirement, _groups()["finish"])
-    there = {"platform_machine": architecture, "sys_platform": "linux"}
-    return [f"{each.name}{each.specifier}" for each in wanted if each.marker is None or each.marker.evaluate({**there})]
+    """Return what finishes a wheel, for such a machine."""
+    return requirements("finish", architecture)
 
 
 def installed_by_builds() -> list[str]:

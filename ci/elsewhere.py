@@ -10,11 +10,8 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
-
-from packaging.requirements import Requirement
 
 from ci import builders, containers, engine, foreign_programs, host, images, network, python_headers
 from ci import cache as kept
@@ -22,7 +19,6 @@ from ci.platforms import Platform, load, load_images
 from ci.progress import say, step
 from ci.wheel_file import WheelError, abi_of
 
-_PROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
 _PYTHON = "/opt/python/{abi}-{abi}/bin/python"  # of the images for cibuildwheel
 _SECONDS = 3600.0
 _SOURCE, _CACHE, _OUTPUT = "/elsewhere/source", "/elsewhere/cache", "/elsewhere/dist"
@@ -74,21 +70,6 @@ def _start(found: engine.Engine, platform: Platform) -> dict[str, Any]:
     return options
 
 
-def requirements(architecture: str) -> list[str]:
-    """Return what the harness needs on a Linux machine that need not be this one: pip would ask this one."""
-    groups = tomllib.loads(_PROJECT.read_text())["dependency-groups"]
-    included = [each["include-group"] for each in groups["harness"] if isinstance(each, dict)]
-    texts = [each for name in ("harness", *included) for each in groups[name] if isinstance(each, str)]
-    there = {"platform_machine": architecture, "sys_platform": "linux"}
-    wanted = map(Requirement, texts)
-    # Without the marker, which is answered here.
-    return [text.partition(";")[0] for text, each in zip(texts, wanted, strict=True) if _is_for(each, there)]
-
-
-def _is_for(requirement: Requirement, there: dict[str, str]) -> bool:
-    return requirement.marker is None or requirement.marker.evaluate({**there})
-
-
 def _add_harness(made: Any, platform: Platform, library: Path) -> None:
     """Install the harness's dependency group there, with this computer's pip: emulated, it would take minutes."""
     facts = load_images()
@@ -97,7 +78,7 @@ def _add_harness(made: Any, platform: Platform, library: Path) -> None:
         command = [
             sys.executable, "-P", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-compile",
             "--only-binary", ":all:", *images.foreign_options(platform, facts.python, facts.glibc),
-            "--target", str(packages), *requirements(platform.architecture),
+            "--target", str(packages), *builders.requirements("harness", platform.architecture),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -125,7 +125,7 @@ def container_problems(
 
 def _kept_elsewhere(target: Platform, python: str, source: Path, date: str) -> Path:
     """Return a folder with the wheel that the container made of these sources, on this day or an earlier one."""
-    digest = wheels.digest_of_inputs(_ROOT, python, cache=kept.folder("wheels"))
+    digest = wheels.digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels"))[python]
     place = kept.folder("built-elsewhere", digest) / target.name
     if place.exists():
         say(f"{target.name}: built in the container before, from the same")

@@ -132,8 +132,7 @@ def keep_wheels(
     The same is: every file that a build reads, the commit's date, the compiler.
     """
     wanted: dict[tuple[str, str], Path] = {}
-    for python in pythons:
-        digest = digest_of_inputs(source, python, cache=cache)
+    for python, digest in digests_of_inputs(source, pythons, cache=cache).items():
         wanted |= {(each.name, python): kept.folder("built-wheels", digest) / each.name for each in platforms}
     missing = [each for each in platforms if not all(wanted[each.name, python].exists() for python in pythons)]
     if missing:
@@ -151,12 +150,15 @@ def keep_wheels(
     return found
 
 
-def digest_of_inputs(source: Path, python: str, *, cache: Path) -> str:
-    """Return a short name for all that the bytes of wheels come from, besides the platform."""
-    headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
-    sources = kept.digest_of(source / name for name in SOURCES)
-    same = [date_of(source), metadata_version("ziglang"), sources, python, headers]
-    return hashlib.sha256(repr(same).encode()).hexdigest()[:16]
+def digests_of_inputs(source: Path, pythons: Sequence[str], *, cache: Path) -> dict[str, str]:
+    """Return for each Python a short name for all that the bytes of its wheels come from, besides the platform."""
+    same = [date_of(source), metadata_version("ziglang"), kept.digest_of(source / name for name in SOURCES)]
+
+    def digest(python: str) -> str:
+        headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
+        return hashlib.sha256(repr([*same, python, headers]).encode()).hexdigest()[:16]
+
+    return {python: digest(python) for python in pythons}
 
 
 def _build_platform(
