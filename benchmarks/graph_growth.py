@@ -52,6 +52,10 @@ print(*(after - first for after, first in zip(resident(), before)))
 """
 
 
+def data_of(count: int) -> Dataset:
+    return clustered(count, clusters=max(count // 100, 1))
+
+
 def memory(name: str, path: Path, data: Dataset, work: Path) -> tuple[float, float]:
     """MiB that opening and searching add to a process: in all, and of its own."""
     queries = work / "queries.npy"
@@ -70,7 +74,7 @@ def growth(counts: list[int], turns: int, work: Path) -> list[dict[str, Any]]:
     )
     found = []
     for count in counts:
-        data = clustered(count, clusters=max(count // 100, 1))
+        data = data_of(count)
         peers: dict[str, Peer] = {}
         for name in names:
             peer = PEERS[name](data.rows.shape[1], data.metric)
@@ -108,7 +112,7 @@ def growth(counts: list[int], turns: int, work: Path) -> list[dict[str, Any]]:
 
 def threads(count: int, turns: int) -> dict[str, float]:
     """Building with one thread and with two, in turn: time on the clock, and the share of it that a thread waits."""
-    data = clustered(count, clusters=max(count // 100, 1))
+    data = data_of(count)
 
     def build(number: int) -> tuple[float, float]:
         index = constann.Graph(data.rows.shape[1], "cosine")
@@ -132,7 +136,7 @@ def threads(count: int, turns: int) -> dict[str, float]:
 
 def calls(count: int, turns: int) -> list[dict[str, float]]:
     """Microseconds of a query in a call of its own and in a call for all, whose difference is Python's."""
-    data = clustered(count, clusters=max(count // 100, 1))
+    data = data_of(count)
     index = constann.build(data.rows, "cosine", kind="graph", threads=1)
     found = []
     for effort in (10, 24, 56, 160):

@@ -107,7 +107,24 @@ class Counted:
         return self.answers[node]
 
 
-def read_graph(file: bytes, metric: str, dim: int) -> reference_graph.Graph:
+class CountedGraph(reference_graph.Graph):
+    """The reference's graph, which counts the distances of its searches: of the walk, and those computed again."""
+
+    walked = again = 0
+
+    def answers(self, query: Floats) -> Any:
+        self.looked_at = Counted(super().answers(query))
+        return self.looked_at
+
+    def candidates(self, query: Floats, k: int, effort: int, allowed: Floats) -> list[int] | None:
+        self.looked_at = Counted([])
+        found = super().candidates(query, k, effort, allowed)
+        self.walked += len(self.looked_at.seen)
+        self.again += len(self.rows) if found is None else len(found)
+        return found
+
+
+def read_graph(file: bytes, metric: str, dim: int) -> CountedGraph:
     """What the reference needs of a file, by the tables of docs/format.md."""
     (seed,) = struct.unpack_from("<Q", file, 56)
     parameters, sections = struct.unpack_from("<2I", file, 72)
@@ -117,7 +134,7 @@ def read_graph(file: bytes, metric: str, dim: int) -> reference_graph.Graph:
     rows = np.frombuffer(content[reference_file.ROWS], np.float32).reshape(-1, -(-dim // 16) * 16)
     order = np.frombuffer(content[32], np.uint32).tolist()
     bounds = np.frombuffer(content[33], np.uint32).tolist() if 33 in content else list(range(len(order) + 1))
-    graph = reference_graph.Graph(metric, dim, rows, seed, effort=value[3])
+    graph = CountedGraph(metric, dim, rows, seed, effort=value[3])
     graph.node_rows = [order[first:last] for first, last in pairwise(bounds)]
     lowest = lists(content[34], reference_links.LINKS)
     levels, upper = [], lists(content[35], reference_links.UPPER_LINKS)
@@ -146,24 +163,11 @@ def codes_in(content: bytes, bits: int, dim: int, nodes: int) -> np.ndarray:
     return stored[:, :dim]
 
 
-def count_ours(graph: reference_graph.Graph, queries: Floats, effort: int) -> tuple[float, float, Floats]:
+def count_ours(graph: CountedGraph, queries: Floats, effort: int) -> tuple[float, float, Floats]:
     """Distances that a query takes by codes, and of candidates once more exactly, and the neighbours found."""
-    walked, again, found = 0, 0, []
-    for query in reference_file.stored(graph.metric, queries):
-        counted: list[Counted] = []
-
-        def answers(
-            asked: Floats, counted: list[Counted] = counted, of: Any = reference_graph.Graph.answers
-        ) -> Counted:
-            counted.append(Counted(of(graph, asked)))
-            return counted[-1]
-
-        graph.answers = answers  # type: ignore[method-assign, assignment]
-        candidates = graph.candidates(query, K, effort, None)
-        again += len(graph.rows) if candidates is None else len(candidates)
-        walked += sum(len(each.seen) for each in counted)
-        found.append(graph.nearest(query, K, effort, None)[0])
-    return walked / len(queries), again / len(queries), np.array(found)
+    graph.walked = graph.again = 0
+    found = [graph.nearest(query, K, effort, None)[0] for query in reference_file.stored(graph.metric, queries)]
+    return graph.walked / len(queries), graph.again / len(queries), np.array(found)
 
 
 class HnswFile:
