@@ -241,7 +241,6 @@ struct Differences {
     CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return sum; }
 };
 
-// Scores kCount rows of codes and, as it goes, fetches the rows that follow: `next` may be the same again.
 template <class Term, std::size_t kCount>
 CONSTANN_INLINE void write_answers(const Sums (&sums)[kCount], std::uint32_t* results) {
     for (std::size_t row = 0; row < kCount; ++row) results[row] = Term::answer(total(sums[row]));
@@ -250,6 +249,7 @@ CONSTANN_INLINE void write_answers(const Sums (&sums)[kCount], std::uint32_t* re
 #endif
 }
 
+// Scores kCount rows of codes and, as it goes, fetches the rows that follow: `next` may be the same again.
 template <class Term, std::size_t kCount>
 CONSTANN_INLINE void score_codes(const std::byte* query, const std::byte* const* rows,
                                  const std::byte* const* next, std::size_t bytes, std::uint32_t* results) {

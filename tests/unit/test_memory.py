@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+reads_status, reads_rollup = (
+    pytest.mark.skipif(not Path(f"/proc/self/{name}").exists(), reason="memory is read from Linux's /proc")
+    for name in ("status", "smaps_rollup")
+)
+
 MIB = 2**20
 DIM = 96
 MEASURED = """
@@ -55,7 +60,7 @@ print(before, memory("VmHWM"), sum(len(content) for _, content in index._content
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+@reads_status
 def test_each_thread_that_builds_takes_what_the_guide_says() -> None:
     """16 threads over 500,000 rows: 8 bytes a row for each, and the trees that wait to be put with the others."""
     rows, threads, trees = 500_000, 16, 40
@@ -65,7 +70,7 @@ def test_each_thread_that_builds_takes_what_the_guide_says() -> None:
     assert peak - before > contents, "it was measured"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+@reads_status
 def test_building_takes_one_copy_of_the_rows_and_the_trees(tmp_path: Path) -> None:
     """Rows come in twenty-four blocks; padded rows, trees and codes are what the file holds."""
     before, peak, contents = measured(BUILD, 240_000, tmp_path)
@@ -85,7 +90,7 @@ print(before, memory("VmHWM"), count * 96 * 4)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+@reads_status
 def test_rows_do_not_lie_twice_while_they_come() -> None:
     """Memory grows by remapping: a copy of 147 MiB, the last time it grows, would be more than what is allowed."""
     before, peak, rows = measured(GROW, 480_000)
@@ -106,7 +111,7 @@ print(before, memory("VmHWM"), pairs.nbytes)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux's /proc")
+@reads_status
 def test_a_large_batch_of_pairs_takes_memory_for_a_share_of_it() -> None:
     """5,000,000 pairs in one call: 12 bytes for each of them alone would be beyond what is allowed beside the map."""
     before, peak, pairs = measured(LARGE_BATCH, 5_000_000)
@@ -145,7 +150,7 @@ index.build()
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+@reads_rollup
 def test_searching_a_forest_of_a_million_rows_shares_its_pages(tmp_path: Path) -> None:
     path = tmp_path / "index"
     measured(FOREST, 1_000_000, path)
@@ -156,7 +161,7 @@ def test_searching_a_forest_of_a_million_rows_shares_its_pages(tmp_path: Path) -
     assert after - before > 256 * MIB, "control: a copy in the process's own memory is seen"
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+@reads_rollup
 @pytest.mark.parametrize("rows", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_searching_an_opened_index_shares_its_pages(rows: int, tmp_path: Path) -> None:
     path = tmp_path / "index"
