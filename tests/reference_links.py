@@ -17,6 +17,7 @@ POOL = 88  # nearest nodes that a new one chooses among
 LARGEST_BATCH = 50  # one in so many of all nodes
 UPPER_SHARE, FIRST_NODES = 32, 64  # levels hold 1/32 of the nodes, 1/1024 and so on, while there are 64 of them
 FILLED = 16  # places of a new node that are filled whatever is taken, where measures are products
+FOLLOWED_AT_ONCE = 4  # nodes whose links are followed before any of what they lead to
 ENTRIES = 2  # nodes of a level that lead to the one below
 Answers = Sequence[int]  # for each node: the smaller the nearer, below 2^32
 Lists = list[list[int]]  # for each node those it leads to
@@ -67,10 +68,10 @@ def walk(
     """Follow links from the nearest node on until those of the nearest in the pool were followed; return the pool."""
     most = pool if most_followed is None else most_followed
     near = keys(answers, entries)[:pool]
-    met, followed = set(entries), set()
-    while (node := next((node for _, node in near[:most] if node not in followed), None)) is not None:
-        followed.add(node)
-        for neighbour in links[node]:
+    met, followed = set(entries), set[int]()
+    while chosen := follow_next([node for _, node in near[:most]], followed):
+        followed.update(chosen)
+        for neighbour in (neighbour for node in chosen for neighbour in links[node]):
             if neighbour in met:
                 continue
             met.add(neighbour)
@@ -79,6 +80,13 @@ def walk(
                 insort(near, found)
                 del near[pool:]
     return near
+
+
+def follow_next(near: Sequence[int], followed: set[int]) -> list[int]:
+    """Whose links a walk follows at once: those of the nearest of all alone, of others several."""
+    if near and near[0] not in followed:
+        return [near[0]]
+    return [node for node in near if node not in followed][:FOLLOWED_AT_ONCE]
 
 
 def descend(upper: list[Lists], answers: Answers, nodes: int) -> list[int]:

@@ -5,6 +5,7 @@
 #include "graph/build_links.hpp"
 
 #include <algorithm>
+#include <memory>
 #include <optional>
 
 namespace constann {
@@ -32,9 +33,10 @@ struct Scratch {
     std::vector<std::uint64_t> keys;
 };
 
+// Behind a pointer: where the address is a thread's own, gcc asks for it again and again in the loops.
 Scratch& scratch_of_this_thread() {
-    thread_local Scratch scratch;
-    return scratch;
+    thread_local const auto scratch = std::make_unique<Scratch>();
+    return *scratch;
 }
 
 class Builder {

@@ -117,6 +117,9 @@ struct Level {
 inline constexpr std::uint32_t kMaxDegree = 40;
 
 class Walk {
+    static constexpr std::size_t kTogether = 4;      // nodes whose links are followed at once
+    static constexpr std::size_t kFetchedAhead = 2;  // lists of the nodes that may be followed after them
+
   public:
     // Begins anew, to keep the `pool` nearest nodes it meets.
     void begin(std::uint64_t nodes, std::size_t pool) {
@@ -134,19 +137,17 @@ class Walk {
     }
 
     // Follows links from the nearest node on, until those of the `followed` nearest in the pool were, or of
-    // all.
+    // all. Of the nearest of all alone, as what it leads to may lie nearer; of others several at once, so
+    // that their links and codes are waited for together.
     void run(const Level& level, const Measure& measure, const std::byte* query,
              std::size_t followed = SIZE_MAX) {
-        for (std::size_t next = 0; next < std::min(size_, followed);) {
-            if (keys_[next] & 1) {
-                ++next;
-                continue;
-            }
-            keys_[next] |= 1;
-            if (next + 1 < size_) level.fetch(node_of(keys_[next + 1]));
-            const std::size_t count = meet_neighbours(level, measure, node_of(keys_[next]));
-            measure.compare(query, std::span(neighbours_).first(count), answers_.data());
-            ++next;
+        for (std::size_t next = 0;;) {
+            next = choose(level, next, std::min(size_, followed));
+            if (chosen_ == 0) return;
+            const std::size_t ahead = std::min(size_, next + kFetchedAhead);
+            for (std::size_t place = next; place < ahead; ++place) level.fetch(node_of(keys_[place]));
+            const std::size_t count = meet_neighbours(level, measure);
+            compare_neighbours(measure, query, count);
             // The nearest of them is followed next, if any is: its links are on their way meanwhile.
             if (count != 0) level.fetch(nearest_neighbour(count));
             for (std::size_t i = 0; i < count; ++i)
@@ -166,17 +167,39 @@ class Walk {
         return true;
     }
 
-    std::size_t meet_neighbours(const Level& level, const Measure& measure, std::uint32_t node) {
+    // Takes the nodes that are followed next, from place `next` on, and returns the place after them.
+    std::size_t choose(const Level& level, std::size_t next, std::size_t end) {
+        chosen_ = 0;
+        for (; next < end && chosen_ < kTogether; ++next) {
+            if (keys_[next] & 1) continue;
+            keys_[next] |= 1;
+            nodes_[chosen_] = node_of(keys_[next]);
+            level.fetch(nodes_[chosen_++]);
+            if (next == 0) return 1;
+        }
+        return next;
+    }
+
+    std::size_t meet_neighbours(const Level& level, const Measure& measure) {
         std::size_t count = 0;
-        for (std::uint32_t i = 0; i < level.degree; ++i) {
-            const std::uint32_t neighbour = level.link(node, i);
-            if (neighbour == kNoNode) break;
-            if (neighbour >= level.nodes) graph_damaged("a link leads to a node that does not exist");
-            if (!meet(neighbour)) continue;
-            neighbours_[count++] = neighbour;
-            measure.fetch(neighbour);
+        for (const std::uint32_t node : std::span(nodes_).first(chosen_)) {
+            for (std::uint32_t i = 0; i < level.degree; ++i) {
+                const std::uint32_t neighbour = level.link(node, i);
+                if (neighbour == kNoNode) break;
+                if (neighbour >= level.nodes) graph_damaged("a link leads to a node that does not exist");
+                if (!meet(neighbour)) continue;
+                neighbours_[count++] = neighbour;
+                measure.fetch(neighbour);
+            }
         }
         return count;
+    }
+
+    void compare_neighbours(const Measure& measure, const std::byte* query, std::size_t count) {
+        for (std::size_t first = 0; first < count; first += Measure::kAtOnce) {
+            const std::size_t here = std::min(Measure::kAtOnce, count - first);
+            measure.compare(query, std::span(neighbours_).subspan(first, here), &answers_[first]);
+        }
     }
 
     std::uint32_t nearest_neighbour(std::size_t count) const {
@@ -205,8 +228,10 @@ class Walk {
     std::vector<std::uint32_t> met_;
     std::vector<std::uint64_t> keys_;
     std::size_t size_ = 0, room_ = 0;
-    std::array<std::uint32_t, Measure::kAtOnce> neighbours_;
-    std::array<std::uint32_t, Measure::kAtOnce> answers_;
+    std::size_t chosen_ = 0;
+    std::array<std::uint32_t, kTogether> nodes_;
+    std::array<std::uint32_t, kTogether * kMaxDegree> neighbours_;
+    std::array<std::uint32_t, kTogether * kMaxDegree> answers_;
 };
 
 // The upper levels hold the first nodes / 32 nodes, / 1024 and so on, while there are kFirstNodes of them.
