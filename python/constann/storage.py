@@ -233,7 +233,8 @@ def _file_content(file: FileIO, memory: str) -> "ReadableBuffer":
 
 def _copy(file: FileIO, size: int) -> mmap.mmap:
     """Read the file into memory of this process alone, in huge pages where the system has them."""
-    copy = mmap.mmap(-1, size)
+    # Python's default is memory that processes can share, for which most systems have no huge pages.
+    copy = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # it only makes searches faster
             copy.madvise(mmap.MADV_HUGEPAGE)

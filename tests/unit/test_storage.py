@@ -3,6 +3,7 @@
 import copy
 import errno
 import io
+import mmap
 import os
 import pickle
 import struct
@@ -59,6 +60,18 @@ def test_a_copy_does_not_follow_the_file(tmp_path: Path) -> None:
     opened = constann.open(tmp_path / "index", memory="copy")
     (tmp_path / "index").write_bytes(bytes((tmp_path / "index").stat().st_size))
     assert answers(opened) == answers(INDEX)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps: run on Linux")
+def test_a_copy_is_memory_of_this_process_alone(tmp_path: Path) -> None:
+    INDEX.save(tmp_path / "index")
+    shared = "/dev/zero (deleted)"  # what Linux calls memory that belongs to no file and is shared all the same
+    before = Path("/proc/self/maps").read_text().count(shared)
+    opened = constann.open(tmp_path / "index", memory="copy")
+    assert Path("/proc/self/maps").read_text().count(shared) == before and len(opened) == len(ROWS)
+    control = mmap.mmap(-1, 1 << 20)
+    assert Path("/proc/self/maps").read_text().count(shared) == before + 1
+    control.close()
 
 
 def test_a_refused_lock_says_what_to_do(tmp_path: Path) -> None:
