@@ -81,25 +81,21 @@ class Nodes::Writer {
         std::memcpy(&n_.own_node(node)[offset], &number, sizeof number);
     }
 
-    [[noreturn]] static void damaged(const char* what) {
-        throw file::FormatError(std::string("the index is damaged: ") + what);
-    }
-
     std::vector<std::uint32_t> rows_of_leaf(std::uint32_t leaf) {
         const std::uint64_t leaves = trees_.leaf_bounds.size() / sizeof(std::uint64_t) - 1;
-        if (leaf >= leaves) damaged("a child points past the last leaf");
-        if (++leaves_taken_ > leaves) damaged("its trees share leaves");
+        if (leaf >= leaves) file::damaged("a child points past the last leaf");
+        if (++leaves_taken_ > leaves) file::damaged("its trees share leaves");
         const auto begin = file::load<std::uint64_t>(trees_.leaf_bounds.data(), leaf);
         const auto end = file::load<std::uint64_t>(trees_.leaf_bounds.data(), std::uint64_t{leaf} + 1);
         const std::uint64_t all = trees_.leaf_rows.size() / sizeof(std::uint32_t);
-        if (begin > end || end > all) damaged("a leaf lies outside its section");
-        if (end - begin > all - rows_taken_) damaged("its leaves overlap");
-        if (end - begin > n_.layout_.capacity) damaged("a leaf holds more rows than it has room for");
+        if (begin > end || end > all) file::damaged("a leaf lies outside its section");
+        if (end - begin > all - rows_taken_) file::damaged("its leaves overlap");
+        if (end - begin > n_.layout_.capacity) file::damaged("a leaf holds more rows than it has room for");
         rows_taken_ += end - begin;
         std::vector<std::uint32_t> rows;
         for (std::uint64_t i = begin; i < end; ++i) {
             const auto row = file::load<std::uint32_t>(trees_.leaf_rows.data(), i);
-            if (row >= items_.size()) damaged("a leaf names a row that does not exist");
+            if (row >= items_.size()) file::damaged("a leaf names a row that does not exist");
             rows.push_back(items_[row]);
         }
         return rows;
@@ -117,14 +113,14 @@ class Nodes::Writer {
                 const std::uint64_t count = rows.size();
                 done.push_back({kNone, std::move(rows), count});
             } else if (!next.below_written) {
-                if (next.node >= trees_.splits()) damaged("a child points past the last split");
-                if (++splits_taken_ > trees_.splits()) damaged("its trees share splits");
+                if (next.node >= trees_.splits()) file::damaged("a child points past the last split");
+                if (++splits_taken_ > trees_.splits()) file::damaged("its trees share splits");
                 open.push_back({next.node, true});
                 for (const std::uint32_t side : {1u, 0u}) {
                     const auto child = file::load<std::uint32_t>(trees_.children.data(),
                                                                  2 * std::uint64_t{next.node} + side);
                     if (!(child & kLeafBit) && child <= next.node)
-                        damaged("a child does not come after its parent");
+                        file::damaged("a child does not come after its parent");
                     open.push_back({child, false});
                 }
             } else {
@@ -189,7 +185,7 @@ class Nodes::Writer {
     // A root counts all items, holes included, so that it may not be a list where these are more than fit in
     // one.
     std::uint32_t settle_root(Written root) {
-        if (root.count == 0) damaged("a tree holds no rows");
+        if (root.count == 0) file::damaged("a tree holds no rows");
         if (root.node == kNone && n_.items_ > n_.layout_.capacity) {
             // A lone item is on both sides.
             const std::size_t half = root.rows.size() / 2;

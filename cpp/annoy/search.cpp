@@ -11,14 +11,6 @@
 #include "kernels/dispatch.hpp"
 
 namespace constann::annoy {
-namespace {
-
-[[noreturn]] void damaged(const char* what) {
-    throw file::FormatError(std::string("the index is damaged: ") + what);
-}
-
-}  // namespace
-
 class Nodes::Search {
   public:
     Search(const Nodes& nodes, std::span<const std::byte> query)
@@ -52,23 +44,23 @@ class Nodes::Search {
 
     void visit(float priority, std::uint32_t node) {
         const std::int32_t count = n_.number(node, 0);
-        if (count < 0) damaged("a node counts less than no items");
+        if (count < 0) file::damaged("a node counts less than no items");
         if (count == 1 && node < n_.items_) return meet(static_cast<std::int32_t>(node));
         // Items may be pointed to by many splits; what is no item belongs to one tree.
-        if (node >= n_.items_ && ++visited_ > n_.nodes_) damaged("its trees share nodes");
+        if (node >= n_.items_ && ++visited_ > n_.nodes_) file::damaged("its trees share nodes");
         if (static_cast<std::uint32_t>(count) <= layout_.capacity) {
             for (std::int32_t i = 0; i < count; ++i) {
                 meet(n_.number(node, layout_.children + static_cast<std::size_t>(i) * sizeof(std::int32_t)));
             }
             return;
         }
-        if (node < n_.items_) damaged("a split lies among the items");
+        if (node < n_.items_) file::damaged("a split lies among the items");
         follow(priority, node);
     }
 
     void meet(std::int32_t item) {
         if (item < 0 || static_cast<std::uint32_t>(item) >= n_.items_)
-            damaged("a node names an item that does not exist");
+            file::damaged("a node names an item that does not exist");
         ++met_;
         const auto place = static_cast<std::uint32_t>(item);
         std::uint64_t& word = seen_[place / 64];
@@ -85,7 +77,7 @@ class Nodes::Search {
         const auto child = [&](std::size_t i) {
             const std::int32_t other = n_.number(node, layout_.children + i * sizeof(std::int32_t));
             if (other < 0 || static_cast<std::uint32_t>(other) >= n_.nodes_) {
-                damaged("a split points to a node that does not exist");
+                file::damaged("a split points to a node that does not exist");
             }
             return static_cast<std::uint32_t>(other);
         };
@@ -102,7 +94,7 @@ class Nodes::Search {
 
     bool bit(std::uint32_t node) const {
         const auto number = file::load<std::uint64_t>(&n_.bytes_[node * layout_.size + layout_.vector]);
-        if (number / 8 >= query_.size()) damaged("a split tests a bit that no item has");
+        if (number / 8 >= query_.size()) file::damaged("a split tests a bit that no item has");
         const auto word = file::load<std::uint64_t>(query_.data(), number / 64);
         return (word >> (63 - number % 64) & 1) != 0;
     }

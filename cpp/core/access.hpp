@@ -4,9 +4,10 @@
 #pragma once
 
 #include <atomic>
+#include <mutex>
+#include <shared_mutex>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 namespace constann {
 
@@ -15,20 +16,20 @@ class Access {
     // `what` stands in errors.
     explicit Access(const char* what = "the index") : what_(what) {}
 
-    // Throws std::invalid_argument, as begin_reading() does.
-    void begin_change() {
+    // Throws std::invalid_argument, as lock_shared() does.
+    void lock() {
         int nobody = 0;
         if (holders_.compare_exchange_strong(nobody, kChange)) return;
         refuse(nobody == kChange ? "changed" : "read");
     }
-    void end_change() { holders_.store(0); }
-    void begin_reading() const {
+    void unlock() { holders_.store(0); }
+    void lock_shared() const {
         int holders = holders_.load();
         do {
             if (holders == kChange) refuse("changed");
         } while (!holders_.compare_exchange_weak(holders, holders + 1));
     }
-    void end_reading() const { holders_.fetch_sub(1); }
+    void unlock_shared() const { holders_.fetch_sub(1); }
 
   private:
     [[noreturn]] void refuse(const char* how) const {
@@ -41,32 +42,8 @@ class Access {
     mutable std::atomic<int> holders_{0};  // kChange, or how many read
 };
 
-class Change {
-  public:
-    explicit Change(Access& access) : access_(&access) { access.begin_change(); }
-    ~Change() {
-        if (access_ != nullptr) access_->end_change();
-    }
-    Change(const Change&) = delete;
-    Change& operator=(const Change&) = delete;
-    // Leaves it to a later call to end the change.
-    void keep() { access_ = nullptr; }
-
-  private:
-    Access* access_;
-};
-
-class Reading {
-  public:
-    explicit Reading(const Access& access) : access_(&access) { access.begin_reading(); }
-    Reading(Reading&& other) noexcept : access_(std::exchange(other.access_, nullptr)) {}
-    ~Reading() {
-        if (access_ != nullptr) access_->end_reading();
-    }
-    Reading& operator=(Reading&&) = delete;
-
-  private:
-    const Access* access_;
-};
+// Held by the call that changes it; release() leaves it to a later call to unlock().
+using Change = std::unique_lock<Access>;
+using Reading = std::shared_lock<const Access>;
 
 }  // namespace constann

@@ -6,10 +6,12 @@
 
 #include "core/ordered.hpp"
 #include "file/little_endian.hpp"
+#include "kernels/floating_point.hpp"
 
 namespace constann {
 namespace {
 
+constexpr std::uint64_t kRowsPerTask = 4096;
 constexpr float kGreatestCode = 127.0f;
 constexpr std::uint64_t kSampledValues = 1 << 20;
 constexpr std::uint64_t kClippedShare = 200;  // 1/200 of the values lie below `low`, as many above the top
@@ -18,17 +20,12 @@ float value_at(const std::byte* row, std::size_t i) {
     return file::load<float>(row, i);
 }
 
-bool finite(float value) {
-    return value - value == 0.0f;
-}
-
 std::byte as_byte(int code) {
     return static_cast<std::byte>(static_cast<unsigned char>(code));
 }
 
-}  // namespace
-
-std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim) {
+std::optional<CodeScale> scale_of(const RowsView& rows, std::uint32_t dim) {
+    if (rows.size() == 0) return std::nullopt;
     const std::uint64_t wanted = std::max<std::uint64_t>(kSampledValues / dim, 16);
     const std::uint64_t count = std::min(rows.size(), wanted);
     std::vector<std::uint32_t> values;  // as integers of the same order; + 0 makes a -0 +0
@@ -50,6 +47,24 @@ std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t d
     const float rate = kGreatestCode / range;
     if (!(range > 0.0f) || !finite(range) || !finite(rate) || !(rate > 0.0f)) return std::nullopt;
     return CodeScale{lowest, rate};
+}
+
+}  // namespace
+
+std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim) {
+    std::optional<CodeScale> scale;
+    kernels::with_canonical_floating_point([&] { scale = scale_of(rows, dim); });
+    return scale;
+}
+
+Bytes encode_rows(const CodeScale& scale, const RowsView& rows, std::uint32_t dim, unsigned threads,
+                  const Watch& watch) {
+    const std::size_t stride = code_stride(dim);
+    Bytes codes(rows.size() * stride);
+    run_each(rows.size(), kRowsPerTask, threads, watch, [&](std::uint64_t row) {
+        encode_row(scale, rows[row], dim, std::span(codes).subspan(row * stride, stride));
+    });
+    return codes;
 }
 
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out) {
@@ -97,15 +112,24 @@ void encode_query(Metric metric, const CodeScale& scale, const std::byte* query,
     }
 }
 
-kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric) {
+kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric, bool half) {
     switch (metric) {
         case Metric::euclidean:
-            return kernels.code_squared_euclidean;
+            return half ? kernels.half_code_squared_euclidean : kernels.code_squared_euclidean;
         case Metric::manhattan:
             return kernels.code_manhattan;
         default:
-            return kernels.code_inner_product;
+            return half ? kernels.half_code_inner_product : kernels.code_inner_product;
     }
+}
+
+std::uint64_t least_rerank(std::span<const std::uint64_t> ranks, std::initializer_list<std::uint64_t> choices,
+                           std::uint64_t lost_at_most) {
+    for (const std::uint64_t rerank : choices) {
+        const auto lost = std::ranges::count_if(ranks, [&](std::uint64_t rank) { return rank >= rerank; });
+        if (static_cast<std::uint64_t>(lost) * lost_at_most <= ranks.size()) return rerank;
+    }
+    return 0;
 }
 
 }  // namespace constann

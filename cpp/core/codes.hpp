@@ -5,10 +5,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <span>
 
 #include "core/metric.hpp"
+#include "core/parallel.hpp"
 #include "core/rows.hpp"
 
 namespace constann {
@@ -29,8 +31,13 @@ constexpr std::size_t half_code_stride(std::uint32_t dim) {
     return code_stride((dim + 1) / 2);
 }
 
-// Nothing where codes cannot tell these rows apart. Depends on the rows alone.
+// Nothing where codes cannot tell these rows apart. Depends on the rows alone; holds the floating-point
+// guard.
 std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim);
+
+// The codes of all rows, one after another.
+Bytes encode_rows(const CodeScale& scale, const RowsView& rows, std::uint32_t dim, unsigned threads,
+                  const Watch& watch);
 
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out);
 
@@ -46,7 +53,13 @@ double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::b
 void encode_query(Metric metric, const CodeScale& scale, const std::byte* query, std::uint32_t dim,
                   std::span<std::byte> out);
 
-// The kernel that compares codes for this metric, which is not hamming.
-kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric);
+// The kernel that compares codes, or half codes, for this metric: not hamming, nor manhattan by half codes.
+kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric, bool half = false);
+
+// How many candidates codes must leave for the exact comparison: the least of `choices` by which at most one
+// in `lost_at_most` true neighbours is lost, of which each had so many candidates before it as `ranks` says;
+// 0 where none is enough.
+std::uint64_t least_rerank(std::span<const std::uint64_t> ranks, std::initializer_list<std::uint64_t> choices,
+                           std::uint64_t lost_at_most);
 
 }  // namespace constann

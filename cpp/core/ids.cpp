@@ -12,20 +12,11 @@
 namespace constann {
 namespace {
 
-[[noreturn]] void damaged(const char* what) {
-    throw file::FormatError(std::string("the index is damaged: ") + what);
-}
-
 std::string quoted(std::int64_t id) {
     return std::to_string(id);
 }
 std::string quoted(std::string_view label) {
     return "'" + std::string(label.substr(0, 100)) + (label.size() > 100 ? "..." : "") + "'";
-}
-
-template <class Values>
-std::span<const std::byte> bytes_of(const Values& values) {
-    return std::as_bytes(std::span(values));
 }
 
 file::IdKind kind_of(const GivenIds& ids) {
@@ -167,14 +158,14 @@ std::uint64_t Ids::bound(std::uint64_t i) const {
 
 std::string_view Ids::label_of(std::uint64_t row) const {
     const std::uint64_t begin = bound(row), end = bound(row + 1);
-    if (begin > end || end > text_.size()) damaged("a string id lies outside its section");
+    if (begin > end || end > text_.size()) file::damaged("a string id lies outside its section");
     return {reinterpret_cast<const char*>(text_.data()) + begin, end - begin};
 }
 
 std::uint32_t Ids::ordered(std::uint64_t place, std::uint64_t rows) const {
     if (order_.empty()) return static_cast<std::uint32_t>(place);
     const auto row = file::load<std::uint32_t>(order_.data(), place);
-    if (row >= rows) damaged("the order of ids names a row that does not exist");
+    if (row >= rows) file::damaged("the order of ids names a row that does not exist");
     return row;
 }
 

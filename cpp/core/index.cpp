@@ -37,6 +37,11 @@ void read_all(const Matrix& matrix, Metric metric, std::uint32_t dim, std::span<
 
 }  // namespace
 
+std::uint64_t effort_or(std::uint64_t otherwise, std::optional<std::uint64_t> effort) {
+    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
+    return effort.value_or(otherwise);
+}
+
 Index::Index(file::Kind kind, std::uint32_t dim, Metric metric) : kind_(kind), metric_(metric), dim_(dim) {
     if (dim < 1 || dim > kMaxDim) {
         throw std::invalid_argument("dim must be 1 to " + std::to_string(kMaxDim) + ", not " +
@@ -117,7 +122,7 @@ void Index::publish() {
     check_settling();
     settling_.store(false);
     built_.store(true, std::memory_order_release);
-    access_.end_change();
+    access_.unlock();
 }
 
 void Index::check_settling() const {
@@ -137,7 +142,7 @@ void Index::build(unsigned threads, std::uint64_t seed, const Watch& watch) {
         built_.store(true, std::memory_order_release);
     } else {
         settling_.store(true);
-        change.keep();
+        static_cast<void>(change.release());  // publish() ends it
     }
 }
 

@@ -38,11 +38,22 @@ struct SearchPlan {
     const Filter& filter;
 };
 
+// The effort asked for, at least 1, or `otherwise`. Throws std::invalid_argument.
+std::uint64_t effort_or(std::uint64_t otherwise, std::optional<std::uint64_t> effort);
+
 class Index {
   public:
     virtual ~Index() = default;
     Index(const Index&) = delete;
     Index& operator=(const Index&) = delete;
+
+    // One thread's part of a search: its buffers, reused from query to query.
+    class Searcher {
+      public:
+        virtual ~Searcher() = default;
+        // Offers each of `queries` (canonical padded rows) what it finds, to the set of the same number.
+        virtual void search(const RowsView& queries, std::span<NearestRows> nearest) = 0;
+    };
 
     Metric metric() const { return metric_; }
     std::uint32_t dim() const { return dim_; }
@@ -97,14 +108,6 @@ class Index {
     // Takes over the rows of an opened file, which `memory` keeps alive.
     void open_rows(const file::Header& header, std::span<const std::byte> file,
                    std::shared_ptr<const void> memory);
-
-    // One thread's part of a search: its buffers, reused from query to query.
-    class Searcher {
-      public:
-        virtual ~Searcher() = default;
-        // Offers each of `queries` (canonical padded rows) what it finds, to the set of the same number.
-        virtual void search(const RowsView& queries, std::span<NearestRows> nearest) = 0;
-    };
 
     // Takes over what its kind keeps of an opened file.
     virtual void open_structure(const file::Header& header, std::span<const std::byte> file) = 0;

@@ -2,11 +2,14 @@
 #include "core/matrix.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+
+#include "core/ordered.hpp"
+#include "file/little_endian.hpp"
 
 namespace constann {
 namespace {
@@ -28,42 +31,9 @@ float to_float32(Half half) {
     }
     return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (fraction << 13));
 }
-float to_float32(float value) {
-    return value;
-}
-float to_float32(double value) {
-    return static_cast<float>(value);
-}
-float to_float32(std::int8_t value) {
-    return static_cast<float>(value);
-}
-float to_float32(std::uint8_t value) {
-    return static_cast<float>(value);
-}
-float to_float32(std::int16_t value) {
-    return static_cast<float>(value);
-}
-float to_float32(std::uint16_t value) {
-    return static_cast<float>(value);
-}
-
-bool is_finite(float value) {
-    return (std::bit_cast<std::uint32_t>(value) & 0x7f800000u) != 0x7f800000u;
-}
-
-bool is_finite(double value) {
-    constexpr std::uint64_t kExponent = 0x7ff0000000000000u;
-    return (std::bit_cast<std::uint64_t>(value) & kExponent) != kExponent;
-}
-
 template <class T>
-T value_at(const Matrix& matrix, std::uint64_t row, std::uint64_t column) {
-    T value;
-    std::memcpy(&value,
-                matrix.data + static_cast<std::ptrdiff_t>(row) * matrix.row_stride +
-                    static_cast<std::ptrdiff_t>(column) * matrix.column_stride,
-                sizeof value);
-    return value;
+float to_float32(T value) {
+    return static_cast<float>(value);
 }
 
 [[noreturn]] void refuse(std::uint64_t row, std::uint64_t column, const char* what) {
@@ -74,11 +44,11 @@ T value_at(const Matrix& matrix, std::uint64_t row, std::uint64_t column) {
 template <class T>
 void read_as(const Matrix& matrix, std::uint64_t row, std::span<float> out) {
     for (std::uint64_t column = 0; column < matrix.columns; ++column) {
-        const T value = value_at<T>(matrix, row, column);
+        const auto value = file::load<T>(matrix.at(row, column));
         const float converted = to_float32(value);
-        if (!is_finite(converted)) {
+        if (!finite(converted)) {
             if constexpr (std::is_same_v<T, double>) {
-                if (is_finite(value)) refuse(row, column, "too large for float32");
+                if (finite(value)) refuse(row, column, "too large for float32");
             }
             refuse(row, column, converted != converted ? "NaN" : "infinite");
         }
@@ -90,22 +60,10 @@ void read_as(const Matrix& matrix, std::uint64_t row, std::span<float> out) {
 }  // namespace
 
 void read_row(const Matrix& matrix, std::uint64_t row, std::span<float> out) {
-    switch (matrix.type) {
-        case ElementType::float16:
-            return read_as<Half>(matrix, row, out);
-        case ElementType::float32:
-            return read_as<float>(matrix, row, out);
-        case ElementType::float64:
-            return read_as<double>(matrix, row, out);
-        case ElementType::int8:
-            return read_as<std::int8_t>(matrix, row, out);
-        case ElementType::uint8:
-            return read_as<std::uint8_t>(matrix, row, out);
-        case ElementType::int16:
-            return read_as<std::int16_t>(matrix, row, out);
-        case ElementType::uint16:
-            return read_as<std::uint16_t>(matrix, row, out);
-    }
+    constexpr std::array kReaders = {read_as<Half>,         read_as<float>,        read_as<double>,
+                                     read_as<std::int8_t>,  read_as<std::uint8_t>, read_as<std::int16_t>,
+                                     read_as<std::uint16_t>};
+    kReaders[static_cast<std::size_t>(matrix.type)](matrix, row, out);
 }
 
 }  // namespace constann

@@ -8,6 +8,7 @@
 
 namespace constann {
 
+// In the order of the readers in matrix.cpp.
 enum class ElementType { float16, float32, float64, int8, uint8, int16, uint16 };
 
 struct Matrix {
@@ -17,6 +18,11 @@ struct Matrix {
     std::uint64_t columns;
     std::ptrdiff_t row_stride;     // bytes; may be 0 or negative
     std::ptrdiff_t column_stride;  // bytes
+
+    const std::byte* at(std::uint64_t row, std::uint64_t column) const {
+        return data + static_cast<std::ptrdiff_t>(row) * row_stride +
+               static_cast<std::ptrdiff_t>(column) * column_stride;
+    }
 };
 
 // Writes row `row` as float32 to `out`, whose floats beyond the columns become 0.

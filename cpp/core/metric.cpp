@@ -11,15 +11,7 @@
 namespace constann {
 namespace {
 
-struct Named {
-    Metric metric;
-    const char* name;
-};
-constexpr std::array<Named, 5> kMetrics = {{{Metric::cosine, "cosine"},
-                                            {Metric::euclidean, "euclidean"},
-                                            {Metric::manhattan, "manhattan"},
-                                            {Metric::dot, "dot"},
-                                            {Metric::hamming, "hamming"}}};
+constexpr std::array kNames = {"cosine", "euclidean", "manhattan", "dot", "hamming"};  // from number 1 on
 
 // A sum of squares in float64, in the lane order.
 template <class T>
@@ -67,8 +59,7 @@ void read_bits(std::uint32_t dim, const Matrix& matrix, std::uint64_t row, std::
     if (matrix.type != ElementType::uint8) throw std::invalid_argument("hamming takes packed uint8 rows");
     std::fill(out.begin(), out.end(), std::byte{0});
     for (std::uint64_t column = 0; column < matrix.columns; ++column) {
-        out[column] = matrix.data[static_cast<std::ptrdiff_t>(row) * matrix.row_stride +
-                                  static_cast<std::ptrdiff_t>(column) * matrix.column_stride];
+        out[column] = *matrix.at(row, column);
     }
     const unsigned left = dim % 8;
     if (left != 0 && (out[dim / 8] & (std::byte{0xff} >> left)) != std::byte{0}) {
@@ -80,19 +71,14 @@ void read_bits(std::uint32_t dim, const Matrix& matrix, std::uint64_t row, std::
 }  // namespace
 
 const char* name_of(Metric metric) {
-    return kMetrics[static_cast<std::uint32_t>(metric) - 1].name;
+    return kNames[static_cast<std::uint32_t>(metric) - 1];
 }
 
 std::optional<Metric> metric_named(std::string_view name) {
-    for (const Named& one : kMetrics) {
-        if (name == one.name) return one.metric;
+    for (std::uint32_t number = 1; number <= kNames.size(); ++number) {
+        if (name == kNames[number - 1]) return static_cast<Metric>(number);
     }
     return std::nullopt;
-}
-
-std::optional<Metric> metric_numbered(std::uint32_t number) {
-    if (number < 1 || number > kMetrics.size()) return std::nullopt;
-    return static_cast<Metric>(number);
 }
 
 std::size_t row_stride(Metric metric, std::uint32_t dim) {

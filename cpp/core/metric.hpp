@@ -17,7 +17,6 @@ enum class Metric : std::uint32_t { cosine = 1, euclidean = 2, manhattan = 3, do
 
 const char* name_of(Metric metric);
 std::optional<Metric> metric_named(std::string_view name);
-std::optional<Metric> metric_numbered(std::uint32_t number);
 
 // Length in bytes of a stored row: floats padded to whole groups of lanes, or bits to whole 64-bit words.
 std::size_t row_stride(Metric metric, std::uint32_t dim);

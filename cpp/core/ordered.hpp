@@ -6,6 +6,12 @@
 
 namespace constann {
 
+// Neither NaN nor infinite; inside the floating-point guard.
+template <class T>
+bool finite(T value) {
+    return value - value == 0;
+}
+
 // Greater floats give greater integers. The float must not be NaN or -0.
 inline std::uint32_t ordered_bits(float value) {
     const auto bits = std::bit_cast<std::uint32_t>(value);

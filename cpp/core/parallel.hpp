@@ -2,6 +2,7 @@
 // never reach a result: tasks write to places of their own.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -31,5 +32,18 @@ using Task = std::function<void(std::uint64_t task, const StopSignal& stop)>;
 // Runs tasks 0..count-1 on at most `threads` threads, each under the canonical floating-point environment.
 // Where tasks throw, the exception of the smallest task that threw reaches the caller.
 void run_tasks(std::uint64_t count, unsigned threads, const Watch& watch, const Task& task);
+
+// Calls each(i) for 0..count-1, so many to a task, and heeds a wish to stop before each.
+template <class Each>
+void run_each(std::uint64_t count, std::uint64_t per_task, unsigned threads, const Watch& watch,
+              const Each& each) {
+    const auto run = [&](std::uint64_t task, const StopSignal& stop) {
+        for (std::uint64_t i = task * per_task; i < std::min(count, (task + 1) * per_task); ++i) {
+            stop.check();
+            each(i);
+        }
+    };
+    run_tasks((count + per_task - 1) / per_task, threads, watch, run);
+}
 
 }  // namespace constann

@@ -41,6 +41,11 @@ using Floats = std::vector<float, CacheAligned<float>>;
 using Bytes = std::vector<std::byte, CacheAligned<std::byte>>;
 using NodeNumbers = std::vector<std::uint32_t, CacheAligned<std::uint32_t>>;
 
+template <class Values>
+std::span<const std::byte> bytes_of(const Values& values) {
+    return std::as_bytes(std::span(values));
+}
+
 // A table of padded rows somewhere in memory: its own or a mapped file's. `stride` is a row's length in
 // bytes.
 class RowsView {

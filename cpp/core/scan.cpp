@@ -2,12 +2,14 @@
 #include "core/scan.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/dispatch.hpp"
 
 namespace constann {
 namespace {
 
+constexpr std::size_t kOfferedAtOnce = 64;
 constexpr std::size_t kTileBytes = 128 * 1024;  // rows that stay in a core's own cache for a group of queries
 
 }  // namespace
@@ -44,6 +46,19 @@ std::size_t Scan::take_tile(std::uint64_t& next) {
         addresses_[here++] = rows_[row];
     }
     return here;
+}
+
+void offer_rows(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,
+                const RowsView& rows, std::span<const std::uint32_t> numbers, NearestRows& nearest) {
+    std::array<const std::byte*, kOfferedAtOnce> addresses;
+    std::array<float, kOfferedAtOnce> scored;
+    for (std::size_t first = 0; first < numbers.size(); first += kOfferedAtOnce) {
+        const auto here = numbers.subspan(first, std::min(kOfferedAtOnce, numbers.size() - first));
+        for (std::size_t i = 0; i < here.size(); ++i) addresses[i] = rows[here[i]];
+        distances(kernels, metric, query, std::span(addresses).first(here.size()), rows.stride(),
+                  std::span(scored).first(here.size()));
+        for (std::size_t i = 0; i < here.size(); ++i) nearest.offer(scored[i], here[i]);
+    }
 }
 
 }  // namespace constann

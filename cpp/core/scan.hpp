@@ -4,18 +4,15 @@
 
 #include <vector>
 
-#include "core/metric.hpp"
-#include "core/nearest.hpp"
-#include "core/rows.hpp"
+#include "core/index.hpp"
 
 namespace constann {
 
-class Scan {
+class Scan final : public Index::Searcher {
   public:
     Scan(Metric metric, const RowsView& rows, const Filter& filter);
 
-    // Offers each of `queries` (canonical padded rows) every row, to the set of the same number.
-    void search(const RowsView& queries, std::span<NearestRows> nearest);
+    void search(const RowsView& queries, std::span<NearestRows> nearest) override;
 
   private:
     std::size_t take_tile(std::uint64_t& next);
@@ -29,5 +26,9 @@ class Scan {
     std::vector<const std::byte*> addresses_;
     std::vector<float> distances_;
 };
+
+// Compares a query with the rows of these numbers, and offers them.
+void offer_rows(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,
+                const RowsView& rows, std::span<const std::uint32_t> numbers, NearestRows& nearest);
 
 }  // namespace constann

@@ -13,17 +13,7 @@ std::uint64_t Exact::resolve_effort(std::optional<std::uint64_t> effort) const {
 }
 
 std::unique_ptr<Index::Searcher> Exact::searcher(const SearchPlan& plan) const {
-    class Whole final : public Searcher {
-      public:
-        Whole(const Exact& index, const Filter& filter) : scan_(index.metric(), index.rows(), filter) {}
-        void search(const RowsView& queries, std::span<NearestRows> nearest) override {
-            scan_.search(queries, nearest);
-        }
-
-      private:
-        Scan scan_;
-    };
-    return std::make_unique<Whole>(*this, plan.filter);
+    return std::make_unique<Scan>(metric(), rows(), plan.filter);
 }
 
 }  // namespace constann

@@ -2,7 +2,10 @@
 #include "file/format.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
+#include <iterator>
+#include <utility>
 
 #include "file/little_endian.hpp"
 
@@ -15,6 +18,30 @@ constexpr std::size_t kParameterLength = 16;
 constexpr std::size_t kSectionLength = 24 + kDigestLength;
 constexpr std::uint32_t kMaxParameters = 64;
 constexpr std::uint32_t kMaxSections = 64;
+
+constexpr std::pair<SectionTag, const char*> kSectionNames[] = {
+    {SectionTag::rows, "rows"},
+    {SectionTag::tree_roots, "tree_roots"},
+    {SectionTag::split_children, "split_children"},
+    {SectionTag::split_offsets, "split_offsets"},
+    {SectionTag::split_planes, "split_planes"},
+    {SectionTag::leaf_bounds, "leaf_bounds"},
+    {SectionTag::leaf_rows, "leaf_rows"},
+    {SectionTag::split_bits, "split_bits"},
+    {SectionTag::codes, "codes"},
+    {SectionTag::plane_codes, "plane_codes"},
+    {SectionTag::node_rows, "node_rows"},
+    {SectionTag::node_bounds, "node_bounds"},
+    {SectionTag::links, "links"},
+    {SectionTag::upper_links, "upper_links"},
+    {SectionTag::id_numbers, "id_numbers"},
+    {SectionTag::id_bounds, "id_bounds"},
+    {SectionTag::id_text, "id_text"},
+    {SectionTag::id_order, "id_order"},
+    {SectionTag::pair_users, "pair_users"},
+    {SectionTag::pair_starts, "pair_starts"},
+    {SectionTag::pair_items, "pair_items"},
+    {SectionTag::pair_values, "pair_values"}};
 
 VectorType vector_type(Metric metric) {
     return metric == Metric::hamming ? VectorType::bits : VectorType::float32;
@@ -63,10 +90,15 @@ class Reader {
 }
 
 template <class T>
-T expect(Reader& reader, T expected, const char* complaint) {
-    const T value = reader.number<T>();
-    if (value != expected) refuse(complaint, value);
+T read_within(Reader& reader, T least, T most, const char* complaint) {
+    const auto value = reader.number<T>();
+    if (value < least || value > most) refuse(complaint, static_cast<std::uint64_t>(value));
     return value;
+}
+
+template <class T>
+void expect(Reader& reader, T expected, const char* complaint) {
+    read_within(reader, expected, expected, complaint);
 }
 
 void read_magic_and_revisions(Reader& reader) {
@@ -84,41 +116,32 @@ void read_magic_and_revisions(Reader& reader) {
 void read_shape_of_pairs(Reader& reader, Header& header) {
     for (int field = 0; field < 5; ++field)
         expect(reader, std::uint32_t{0}, "the header of a map of pairs describes vectors:");
-    header.rows = reader.number<std::uint64_t>();
-    if (header.rows > kMaxRows) refuse("the header gives an impossible number of pairs:", header.rows);
+    header.rows =
+        read_within(reader, std::uint64_t{0}, kMaxRows, "the header gives an impossible number of pairs:");
     expect(reader, std::uint64_t{0}, "the header of a map of pairs has a seed:");
 }
 
 void read_shape(Reader& reader, Header& header) {
-    const auto kind = reader.number<std::uint32_t>();
-    if (kind < static_cast<std::uint32_t>(Kind::exact) || kind > static_cast<std::uint32_t>(Kind::pairs)) {
-        refuse("this version of constann does not know index kind", kind);
-    }
-    header.kind = static_cast<Kind>(kind);
+    header.kind =
+        read_within(reader, Kind::exact, Kind::pairs, "this version of constann does not know index kind");
     if (header.kind == Kind::pairs) return read_shape_of_pairs(reader, header);
-    const auto metric = reader.number<std::uint32_t>();
-    if (!metric_numbered(metric)) refuse("this version of constann does not know metric", metric);
-    header.metric = static_cast<Metric>(metric);
-    expect(reader, static_cast<std::uint32_t>(vector_type(header.metric)),
+    header.metric =
+        read_within(reader, Metric::cosine, Metric::hamming, "this version of constann does not know metric");
+    expect(reader, vector_type(header.metric),
            "this version of constann does not know, for this metric, vector type");
-    const auto ids = reader.number<std::uint32_t>();
-    if (ids > static_cast<std::uint32_t>(IdKind::strings)) {
-        refuse("this version of constann does not know id kind", ids);
-    }
-    header.ids = static_cast<IdKind>(ids);
-    header.dim = reader.number<std::uint32_t>();
-    if (header.dim < 1 || header.dim > kMaxDim) refuse("the header gives an impossible dim:", header.dim);
+    header.ids =
+        read_within(reader, IdKind::rows, IdKind::strings, "this version of constann does not know id kind");
+    header.dim = read_within(reader, std::uint32_t{1}, kMaxDim, "the header gives an impossible dim:");
     const auto stride = static_cast<std::uint32_t>(row_stride(header.metric, header.dim));
     expect(reader, stride, "the header's row stride does not fit its dim:");
-    header.rows = reader.number<std::uint64_t>();
-    if (header.rows < 1 || header.rows > kMaxRows)
-        refuse("the header gives an impossible number of rows:", header.rows);
+    header.rows =
+        read_within(reader, std::uint64_t{1}, kMaxRows, "the header gives an impossible number of rows:");
     header.seed = reader.number<std::uint64_t>();
 }
 
 void read_parameters(Reader& reader, Header& header, std::uint32_t count) {
     for (std::uint32_t i = 0; i < count; ++i) {
-        const auto tag = static_cast<ParameterTag>(reader.number<std::uint32_t>());
+        const auto tag = reader.number<ParameterTag>();
         expect(reader, std::uint32_t{0}, "a parameter has unknown flags:");
         header.parameters.push_back({tag, reader.number<std::uint64_t>()});
     }
@@ -129,7 +152,7 @@ void read_sections(Reader& reader, Header& header, std::uint32_t count, std::uin
     std::uint64_t end = header_length(header) + count * kSectionLength + kDigestLength;
     for (std::uint32_t i = 0; i < count; ++i) {
         Section section{};
-        section.tag = static_cast<SectionTag>(reader.number<std::uint32_t>());
+        section.tag = reader.number<SectionTag>();
         expect(reader, std::uint32_t{0}, "a section has unknown flags:");
         section.offset = reader.number<std::uint64_t>();
         section.length = reader.number<std::uint64_t>();
@@ -146,6 +169,10 @@ void read_sections(Reader& reader, Header& header, std::uint32_t count, std::uin
 }
 
 }  // namespace
+
+void damaged(const char* what) {
+    throw FormatError(std::string("the index is damaged: ") + what);
+}
 
 void place_sections(Header& header, std::span<const Content> contents) {
     header.sections.assign(contents.size(), Section{});
@@ -172,11 +199,11 @@ std::vector<std::byte> encode(const Header& header) {
     out.number(kArithmeticRevision);
     out.number(kBuilderRevision);
     out.number(std::uint32_t{0});  // flags
-    out.number(static_cast<std::uint32_t>(header.kind));
+    out.number(header.kind);
     const bool vectors = header.kind != Kind::pairs;
-    out.number(static_cast<std::uint32_t>(header.metric));
-    out.number(vectors ? static_cast<std::uint32_t>(vector_type(header.metric)) : 0u);
-    out.number(static_cast<std::uint32_t>(header.ids));
+    out.number(header.metric);
+    out.number(vectors ? vector_type(header.metric) : VectorType{});
+    out.number(header.ids);
     out.number(header.dim);
     out.number(vectors ? static_cast<std::uint32_t>(row_stride(header.metric, header.dim)) : 0u);
     out.number(header.rows);
@@ -185,12 +212,12 @@ std::vector<std::byte> encode(const Header& header) {
     out.number(static_cast<std::uint32_t>(header.parameters.size()));
     out.number(static_cast<std::uint32_t>(header.sections.size()));
     for (const Parameter& parameter : header.parameters) {
-        out.number(static_cast<std::uint32_t>(parameter.tag));
+        out.number(parameter.tag);
         out.number(std::uint32_t{0});
         out.number(parameter.value);
     }
     for (const Section& section : header.sections) {
-        out.number(static_cast<std::uint32_t>(section.tag));
+        out.number(section.tag);
         out.number(std::uint32_t{0});
         out.number(section.offset);
         out.number(section.length);
@@ -209,12 +236,10 @@ Header parse(std::span<const std::byte> file) {
         throw FormatError("the file has " + std::to_string(file.size()) + " bytes, its header says " +
                           std::to_string(total) + ": it is truncated or was added to");
     }
-    const auto parameters = reader.number<std::uint32_t>();
-    const auto sections = reader.number<std::uint32_t>();
-    if (parameters > kMaxParameters)
-        refuse("the header gives an impossible number of parameters:", parameters);
-    if (sections < 1 || sections > kMaxSections)
-        refuse("the header gives an impossible number of sections:", sections);
+    const auto parameters = read_within(reader, std::uint32_t{0}, kMaxParameters,
+                                        "the header gives an impossible number of parameters:");
+    const auto sections = read_within(reader, std::uint32_t{1}, kMaxSections,
+                                      "the header gives an impossible number of sections:");
     read_parameters(reader, header, parameters);
     read_sections(reader, header, sections, total);
     return header;
@@ -254,83 +279,30 @@ std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t le
     return found->value;
 }
 
+float float_parameter(const Header& header, ParameterTag tag) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(parameter(header, tag, 0, UINT32_MAX)));
+}
+
 void check_layout(const Header& found, const Header& written) {
-    const auto same_parameter = [](const Parameter& a, const Parameter& b) {
-        return a.tag == b.tag && a.value == b.value;
-    };
     const auto same_section = [](const Section& a, const Section& b) {
         return a.tag == b.tag && a.offset == b.offset && a.length == b.length;
     };
-    if (!std::ranges::equal(found.parameters, written.parameters, same_parameter)) {
-        throw FormatError("its parameters are not those of its kind");
-    }
+    if (found.parameters != written.parameters) throw FormatError("its parameters are not those of its kind");
     if (!std::ranges::equal(found.sections, written.sections, same_section)) {
         throw FormatError("its sections are not those of its kind, in their order");
     }
 }
 
 const char* name_of(SectionTag tag) {
-    switch (tag) {
-        case SectionTag::rows:
-            return "rows";
-        case SectionTag::tree_roots:
-            return "tree_roots";
-        case SectionTag::split_children:
-            return "split_children";
-        case SectionTag::split_offsets:
-            return "split_offsets";
-        case SectionTag::split_planes:
-            return "split_planes";
-        case SectionTag::leaf_bounds:
-            return "leaf_bounds";
-        case SectionTag::leaf_rows:
-            return "leaf_rows";
-        case SectionTag::split_bits:
-            return "split_bits";
-        case SectionTag::codes:
-            return "codes";
-        case SectionTag::plane_codes:
-            return "plane_codes";
-        case SectionTag::node_rows:
-            return "node_rows";
-        case SectionTag::node_bounds:
-            return "node_bounds";
-        case SectionTag::links:
-            return "links";
-        case SectionTag::upper_links:
-            return "upper_links";
-        case SectionTag::id_numbers:
-            return "id_numbers";
-        case SectionTag::id_bounds:
-            return "id_bounds";
-        case SectionTag::id_text:
-            return "id_text";
-        case SectionTag::id_order:
-            return "id_order";
-        case SectionTag::pair_users:
-            return "pair_users";
-        case SectionTag::pair_starts:
-            return "pair_starts";
-        case SectionTag::pair_items:
-            return "pair_items";
-        case SectionTag::pair_values:
-            return "pair_values";
-    }
-    return "of unknown tag";
+    const auto* const named =
+        std::ranges::find(kSectionNames, tag, &std::pair<SectionTag, const char*>::first);
+    return named == std::end(kSectionNames) ? "of unknown tag" : named->second;
 }
 
 const char* name_of(Kind kind) {
-    switch (kind) {
-        case Kind::exact:
-            return "exact";
-        case Kind::forest:
-            return "forest";
-        case Kind::graph:
-            return "graph";
-        case Kind::pairs:
-            return "pairs";
-    }
-    return "of unknown number";
+    constexpr std::array kNames = {"of unknown number", "exact", "forest", "graph", "pairs"};
+    const auto number = static_cast<std::size_t>(kind);
+    return kNames[number < kNames.size() ? number : 0];
 }
 
 }  // namespace constann::file

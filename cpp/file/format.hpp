@@ -20,6 +20,9 @@ class FormatError : public std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// Says that the index is, and in what.
+[[noreturn, gnu::cold]] void damaged(const char* what);
+
 // All three are 0 until release 1.0, which refuses 0. See CHANGELOG.md for what changed.
 inline constexpr std::uint32_t kFormatVersion = 0;
 inline constexpr std::uint32_t kArithmeticRevision = 0;  // what searching these bytes answers
@@ -83,6 +86,8 @@ enum class SectionTag : std::uint32_t {
 struct Parameter {
     ParameterTag tag;
     std::uint64_t value;
+
+    bool operator==(const Parameter&) const = default;
 };
 
 struct Section {
@@ -132,6 +137,8 @@ std::span<const std::byte> section(const Header& header, std::span<const std::by
 
 // The value of a parameter between `least` and `most`; throws FormatError.
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most);
+
+float float_parameter(const Header& header, ParameterTag tag);
 
 // A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
 // be read by nobody or lost on saving. Throws FormatError.

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "core/ordered.hpp"
 #include "core/random.hpp"
 #include "file/little_endian.hpp"
 #include "forest/forest.hpp"
@@ -262,8 +263,7 @@ class TreeBuilder {
         const auto* plane = reinterpret_cast<const std::byte*>(plane_.data());
         const auto* point = reinterpret_cast<const std::byte*>(middle.data());
         offset_ = 0.0f - kernels_.inner_product.one(plane, point, rows_.stride());
-        const bool finite = offset_ - offset_ == 0.0f;
-        return finite;
+        return finite(offset_);
     }
 
     std::uint64_t partition_by_plane(const Part& part) {

@@ -15,7 +15,6 @@ namespace {
 constexpr std::uint64_t kDefaultTrees = 32;
 constexpr std::uint64_t kDefaultRowsPerTree = 100;  // or a leaf's, where that is more
 constexpr std::uint64_t kRowsWorthCoding = 1024;
-constexpr std::uint64_t kRowsPerTask = 4096;
 constexpr std::uint64_t kMaxRerank = 1 << 20;
 
 std::uint64_t settled_trees(std::optional<std::uint64_t> trees) {
@@ -64,39 +63,11 @@ void reserve_for(Trees& all, const std::vector<Trees>& grown, std::uint64_t coun
     all.leaf_rows.reserve(rows / grown.size() * count);
 }
 
-Bytes encoded(const RowsView& rows, std::uint32_t dim, const CodeScale& scale, unsigned threads,
-              const Watch& watch) {
-    const std::size_t stride = code_stride(dim);
-    Bytes codes(rows.size() * stride);
-    run_tasks((rows.size() + kRowsPerTask - 1) / kRowsPerTask, threads, watch,
-              [&](std::uint64_t task, const StopSignal&) {
-                  const std::uint64_t end = std::min(rows.size(), (task + 1) * kRowsPerTask);
-                  for (std::uint64_t row = task * kRowsPerTask; row < end; ++row) {
-                      encode_row(scale, rows[row], dim, std::span(codes).subspan(row * stride, stride));
-                  }
-              });
-    return codes;
-}
-
-template <class Values>
-std::span<const std::byte> bytes_of(const Values& values) {
-    return std::as_bytes(std::span(values));
-}
-
 }  // namespace
 
 std::uint32_t annoy_capacity(Metric metric, std::uint32_t dim) {
-    switch (metric) {
-        case Metric::cosine:
-        case Metric::euclidean:
-        case Metric::manhattan:
-            return dim + 2;
-        case Metric::dot:
-            return dim + 3;
-        case Metric::hamming:
-            return 3 + 2 * ((dim + 63) / 64);
-    }
-    return 0;
+    if (metric == Metric::hamming) return 3 + 2 * ((dim + 63) / 64);
+    return dim + (metric == Metric::dot ? 3 : 2);
 }
 
 std::uint32_t leaf_capacity(Metric metric, std::uint32_t dim) {
@@ -112,9 +83,8 @@ Forest::Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> tr
     : Index(file::Kind::forest, dim, metric),
       capacity_(leaf_capacity(metric, dim)),
       tree_count_(settled_trees(trees)),
-      effort_(effort.value_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree))),
+      effort_(effort_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree), effort)),
       wanted_code_bits_(code_bits) {
-    if (effort_ < 1) throw std::invalid_argument("effort must be at least 1");
     if (code_bits && *code_bits != 0 && *code_bits != kCodeBits)
         throw std::invalid_argument("code_bits must be 0 or 7, not " + std::to_string(*code_bits));
     if (code_bits == kCodeBits && metric == Metric::hamming)
@@ -133,8 +103,8 @@ void Forest::build_structure(unsigned threads, const Watch& watch) {
     // Nothing more to tell, but Ctrl-C is heeded.
     const Watch grown =
         watch ? [&](std::uint64_t, std::uint64_t) { watch(tree_count_, tree_count_); } : Watch{};
-    encode_rows(threads, grown);
-    if (code_bits() != 0) encode_planes(threads, grown);
+    try_codes(threads, grown);
+    if (code_bits() != 0) try_plane_codes(threads, grown);
 }
 
 void Forest::grow(unsigned threads, const Watch& watch) {
@@ -173,12 +143,11 @@ void Forest::keep(Trees trees) {
               bytes_of(own_trees_.leaf_rows)};
 }
 
-void Forest::encode_rows(unsigned threads, const Watch& watch) {
-    std::optional<CodeScale> scale;
-    kernels::with_canonical_floating_point([&] { scale = choose_code_scale(rows(), dim()); });
+void Forest::try_codes(unsigned threads, const Watch& watch) {
+    const auto scale = choose_code_scale(rows(), dim());
     if (!scale) return;
     codes_.scale = *scale;
-    own_codes_ = encoded(rows(), dim(), *scale, threads, watch);
+    own_codes_ = encode_rows(*scale, rows(), dim(), threads, watch);
     codes_.rows = RowsView(own_codes_, code_stride(dim()));
     kernels::with_canonical_floating_point([&] { codes_.rerank = rerank_needed(); });
     if (codes_.rerank == 0) {
@@ -187,15 +156,12 @@ void Forest::encode_rows(unsigned threads, const Watch& watch) {
     }
 }
 
-void Forest::encode_planes(unsigned threads, const Watch& watch) {
+void Forest::try_plane_codes(unsigned threads, const Watch& watch) {
     const RowsView planes(trees_.planes, rows().stride());
-    std::optional<CodeScale> scale;
-    kernels::with_canonical_floating_point([&] {
-        if (planes.size() != 0) scale = choose_code_scale(planes, dim());
-    });
+    const auto scale = choose_code_scale(planes, dim());
     if (!scale) return;
     codes_.plane_scale = *scale;
-    own_plane_codes_ = encoded(planes, dim(), *scale, threads, watch);
+    own_plane_codes_ = encode_rows(*scale, planes, dim(), threads, watch);
     const RowsView codes(own_plane_codes_, code_stride(dim()));
     bool serve = false;
     kernels::with_canonical_floating_point([&] { serve = plane_codes_serve(codes); });
@@ -251,24 +217,18 @@ void Forest::open_structure(const file::Header& header, std::span<const std::byt
 
 void Forest::open_codes(const file::Header& header, std::span<const std::byte> file) {
     using file::ParameterTag;
-    const auto number = [&](ParameterTag tag) {
-        return std::bit_cast<float>(static_cast<std::uint32_t>(file::parameter(header, tag, 0, UINT32_MAX)));
-    };
-    codes_.scale = {number(ParameterTag::code_low), number(ParameterTag::code_rate)};
+    codes_.scale = {file::float_parameter(header, ParameterTag::code_low),
+                    file::float_parameter(header, ParameterTag::code_rate)};
     codes_.rerank = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
     const std::size_t stride = code_stride(header.dim);
     codes_.rows =
         RowsView(file::section(header, file, file::SectionTag::codes, header.rows * stride), stride);
     const std::uint64_t bits = file::parameter(header, ParameterTag::plane_code_bits, 0, kCodeBits);
     if (bits == 0) return;
-    codes_.plane_scale = {number(ParameterTag::plane_code_low), number(ParameterTag::plane_code_rate)};
+    codes_.plane_scale = {file::float_parameter(header, ParameterTag::plane_code_low),
+                          file::float_parameter(header, ParameterTag::plane_code_rate)};
     codes_.planes = RowsView(
         file::section(header, file, file::SectionTag::plane_codes, trees_.splits() * stride), stride);
-}
-
-std::uint64_t Forest::resolve_effort(std::optional<std::uint64_t> effort) const {
-    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
-    return effort.value_or(effort_);
 }
 
 std::vector<file::Parameter> Forest::parameters() const {

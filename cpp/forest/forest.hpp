@@ -98,8 +98,8 @@ class Forest final : public Index {
     void keep(Trees trees);
     void open_codes(const file::Header& header, std::span<const std::byte> file);
     void grow(unsigned threads, const Watch& watch);
-    void encode_rows(unsigned threads, const Watch& watch);
-    void encode_planes(unsigned threads, const Watch& watch);
+    void try_codes(unsigned threads, const Watch& watch);
+    void try_plane_codes(unsigned threads, const Watch& watch);
     std::uint64_t rerank_needed() const;
     bool plane_codes_serve(const RowsView& planes);
     std::vector<std::uint64_t> found_keys(const SearchPlan& plan, const RowsView& query) const;
@@ -108,7 +108,9 @@ class Forest final : public Index {
     void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;
     std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
-    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
+    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override {
+        return effort_or(effort_, effort);
+    }
     std::vector<file::Parameter> parameters() const override;
     std::vector<file::Content> structure() const override;
 

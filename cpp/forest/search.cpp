@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/ordered.hpp"
+#include "core/scan.hpp"
 #include "file/little_endian.hpp"
 #include "forest/forest.hpp"
 #include "forest/margin.hpp"
@@ -16,13 +17,7 @@ namespace constann {
 namespace {
 
 constexpr std::size_t kCacheLine = 64;
-constexpr std::size_t kScoredAtOnce = 64;
 constexpr std::uint64_t kUsualK = 10;  // what codes are tried with
-
-// Kept out of the loops that may come to it.
-[[noreturn, gnu::cold, gnu::noinline]] void damaged(const char* what) {
-    throw file::FormatError(std::string("the index is damaged: ") + what);
-}
 
 #if defined(CONSTANN_UNCHECKED)  // only to measure what the checks cost: benchmarks/bounds_checks.py
 constexpr bool kChecked = false;
@@ -31,7 +26,7 @@ constexpr bool kChecked = true;
 #endif
 
 void require(bool sound, const char* what) {
-    if (kChecked && !sound) damaged(what);
+    if (kChecked && !sound) file::damaged(what);
 }
 
 void prefetch(const std::byte* row, std::size_t bytes) {
@@ -82,14 +77,13 @@ class Forest::Walk final : public Index::Searcher {
             const std::byte* here = queries[query];
             if (filter_.filters() && filter_.count() <= effort_) {
                 take_all_allowed();
-                score(here, s_.candidates, nearest[query]);
-                continue;
+            } else {
+                gather(here);
+                const std::uint64_t best =
+                    forest_.codes_.rerank + 2 * (std::max<std::uint64_t>(k_, kUsualK) - kUsualK);
+                if (coded_ && s_.candidates.size() > best) keep_best_codes(here, best);
             }
-            gather(here);
-            const std::uint64_t best =
-                forest_.codes_.rerank + 2 * (std::max<std::uint64_t>(k_, kUsualK) - kUsualK);
-            if (coded_ && s_.candidates.size() > best) keep_best_codes(here, best);
-            score(here, s_.candidates, nearest[query]);
+            offer_rows(kernels_, forest_.metric(), here, rows_, s_.candidates, nearest[query]);
         }
     }
 
@@ -291,7 +285,7 @@ class Forest::Walk final : public Index::Searcher {
             const auto row = file::load<std::uint32_t>(leaf_rows.data(), i);
             if (kChecked && row >= rows) {
                 found_ = found;  // what is marked so far is unmarked again
-                damaged("a leaf names a row that does not exist");
+                file::damaged("a leaf names a row that does not exist");
             }
             if constexpr (kFiltered) {
                 if (!filter_.allows(row)) continue;
@@ -339,18 +333,6 @@ class Forest::Walk final : public Index::Searcher {
         for (std::size_t i = 0; i < best; ++i) {
             s_.candidates[i] = static_cast<std::uint32_t>(s_.keys[i]);
             prefetch(rows_[s_.candidates[i]], rows_.stride());
-        }
-    }
-
-    void score(const std::byte* query, std::span<const std::uint32_t> candidates, NearestRows& nearest) {
-        std::array<const std::byte*, kScoredAtOnce> rows;
-        std::array<float, kScoredAtOnce> scored;
-        for (std::size_t first = 0; first < candidates.size(); first += kScoredAtOnce) {
-            const std::size_t here = std::min(kScoredAtOnce, candidates.size() - first);
-            for (std::size_t i = 0; i < here; ++i) rows[i] = rows_[candidates[first + i]];
-            distances(kernels_, forest_.metric(), query, std::span(rows).first(here), rows_.stride(),
-                      std::span(scored).first(here));
-            for (std::size_t i = 0; i < here; ++i) nearest.offer(scored[i], candidates[first + i]);
         }
     }
 
@@ -441,12 +423,7 @@ std::uint64_t Forest::rerank_needed() const {
     Walk walk(*this, {kUsualK, effort_, all}, scratch_of_this_thread());
     std::vector<std::uint64_t> ranks;
     for_trial_rows([&](const RowsView& query) { walk.code_ranks(query[0], ranks); });
-    for (const std::uint64_t rerank : {16u, 32u, 64u, 128u}) {
-        const auto lost =
-            std::count_if(ranks.begin(), ranks.end(), [&](std::uint64_t rank) { return rank >= rerank; });
-        if (static_cast<std::uint64_t>(lost) * kLostAtMost <= ranks.size()) return rerank;
-    }
-    return 0;
+    return least_rerank(ranks, {16, 32, 64, 128}, kLostAtMost);
 }
 
 }  // namespace constann

@@ -23,10 +23,6 @@ constexpr std::uint64_t kNearer = 19, kNearerOf = 20;
 // of rows of different lengths take up to several times as long; with all, links to short rows get lost.
 constexpr std::size_t kFilled = kLinks / 2;
 
-std::span<const std::byte> bytes_of(std::span<const std::uint32_t> numbers) {
-    return std::as_bytes(numbers);
-}
-
 // What one thread needs for one task.
 struct Scratch {
     Walk walk;

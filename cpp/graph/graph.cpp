@@ -29,11 +29,6 @@ constexpr std::uint64_t kLostAtMost = 700;  // one in so many true neighbours ma
 constexpr std::uint64_t kMaxRerank = 1 << 20;
 constexpr std::uint64_t kRerankOfFloats = 16;
 
-template <class Values>
-std::span<const std::byte> bytes_of(const Values& values) {
-    return std::as_bytes(std::span(values));
-}
-
 std::uint64_t hash_of(std::span<const std::byte> bytes) {
     std::uint64_t hash = 0x9e3779b97f4a7c15u;
     for (std::size_t at = 0; at < bytes.size(); at += sizeof hash) {
@@ -348,10 +343,8 @@ std::unique_ptr<Graph> Graph::for_file(const file::Header& header) {
     index->form_.rerank = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
     index->node_rows_.nodes = file::parameter(header, ParameterTag::nodes, 1, header.rows);
     if (bits == 0) return index;
-    const auto number = [&](ParameterTag tag) {
-        return std::bit_cast<float>(static_cast<std::uint32_t>(file::parameter(header, tag, 0, UINT32_MAX)));
-    };
-    index->form_.scale = {number(ParameterTag::code_low), number(ParameterTag::code_rate)};
+    index->form_.scale = {file::float_parameter(header, ParameterTag::code_low),
+                          file::float_parameter(header, ParameterTag::code_rate)};
     index->form_.rotated = file::parameter(header, ParameterTag::rotated, 0, 1) != 0;
     if (index->form_.rotated) index->rotation_.emplace(header.dim, header.seed);
     return index;
@@ -386,11 +379,6 @@ void Graph::open_structure(const file::Header& header, std::span<const std::byte
         level.links = upper_links.subspan(at, level.nodes * kUpperLinks * kNumber);
         at += level.links.size();
     }
-}
-
-std::uint64_t Graph::resolve_effort(std::optional<std::uint64_t> effort) const {
-    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
-    return effort.value_or(effort_);
 }
 
 std::vector<file::Parameter> Graph::parameters() const {

@@ -77,7 +77,9 @@ class Graph final : public Index {
     void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;
     std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
-    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
+    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override {
+        return effort_or(effort_, effort);
+    }
     std::vector<file::Parameter> parameters() const override;
     std::vector<file::Content> structure() const override;
 
