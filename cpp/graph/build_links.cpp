@@ -82,16 +82,16 @@ class Builder {
     }
 
     void link_batch(std::uint64_t begin, std::uint64_t end) {
-        const std::uint64_t tasks = (end - begin + kNodesPerTask - 1) / kNodesPerTask;
-        run_tasks(tasks, tasks < 4 ? 1 : threads_, tasks < 4 ? Watch{} : watch_from(begin, kNodesPerTask),
-                  [&](std::uint64_t task, const StopSignal& stop) {
-                      const std::uint64_t first = begin + task * kNodesPerTask;
-                      for (std::uint64_t node = first; node < std::min(end, first + kNodesPerTask); ++node) {
-                          stop.check();
-                          link_node(static_cast<std::uint32_t>(node), begin);
-                      }
-                  });
+        run_some(end - begin, kNodesPerTask, watch_from(begin, kNodesPerTask),
+                 [&](std::uint64_t i) { link_node(static_cast<std::uint32_t>(begin + i), begin); });
         link_back(begin, end);
+    }
+
+    // Few tasks are not worth their threads.
+    template <class Each>
+    void run_some(std::uint64_t count, std::uint64_t per_task, const Watch& watch, const Each& each) const {
+        const bool few = count <= 3 * per_task;
+        run_each(count, per_task, few ? 1 : threads_, few ? Watch{} : watch, each);
     }
 
     void link_node(std::uint32_t node, std::uint64_t linked) {
@@ -166,15 +166,8 @@ class Builder {
         next.assign(first_source_.begin(), first_source_.begin() + static_cast<std::ptrdiff_t>(begin));
         for_links(begin, end,
                   [&](std::uint32_t target, std::uint32_t source) { sources_[next[target]++] = source; });
-        const std::uint64_t tasks = (targets_.size() + kTargetsPerTask - 1) / kTargetsPerTask;
-        run_tasks(tasks, tasks < 4 ? 1 : threads_, tasks < 4 ? Watch{} : watch_from(end, 0),
-                  [&](std::uint64_t task, const StopSignal& stop) {
-                      stop.check();
-                      const std::uint64_t first = task * kTargetsPerTask;
-                      for (std::uint64_t i = first;
-                           i < std::min<std::uint64_t>(targets_.size(), first + kTargetsPerTask); ++i)
-                          add_sources(targets_[i]);
-                  });
+        run_some(targets_.size(), kTargetsPerTask, watch_from(end, 0),
+                 [&](std::uint64_t i) { add_sources(targets_[i]); });
     }
 
     template <class Each>
@@ -196,13 +189,19 @@ class Builder {
             std::copy(sources.begin(), sources.end(), links.begin() + static_cast<std::ptrdiff_t>(had));
             return;
         }
+        prune(target, sorted_keys(target, links.first(had), sources), links.first(kLinks), kLinks);
+        std::fill(links.begin() + kLinks, links.end(), kNoNode);
+    }
+
+    // Of one list of nodes and another, as seen from `node`.
+    std::span<const std::uint64_t> sorted_keys(std::uint32_t node, std::span<const std::uint32_t> some,
+                                               std::span<const std::uint32_t> more) const {
         std::vector<std::uint64_t>& keys = scratch_of_this_thread().keys;
         keys.clear();
-        add_keys(target, links.first(had), keys);
-        add_keys(target, sources, keys);
-        std::sort(keys.begin(), keys.end());
-        prune(target, keys, links.first(kLinks), kLinks);
-        std::fill(links.begin() + kLinks, links.end(), kNoNode);
+        add_keys(node, some, keys);
+        add_keys(node, more, keys);
+        std::ranges::sort(keys);
+        return keys;
     }
 
     void add_keys(std::uint32_t node, std::span<const std::uint32_t> others,
@@ -217,27 +216,15 @@ class Builder {
 
     // Copies the lists of the first nodes, pruned where they are longer than `degree`.
     void take_lists(std::span<std::uint32_t> out, std::uint32_t degree, std::uint64_t nodes) {
-        run_tasks((nodes + kTargetsPerTask - 1) / kTargetsPerTask, threads_, watch_from(nodes, 0),
-                  [&](std::uint64_t task, const StopSignal& stop) {
-                      stop.check();
-                      const std::uint64_t first = task * kTargetsPerTask;
-                      for (std::uint64_t node = first; node < std::min(nodes, first + kTargetsPerTask);
-                           ++node) {
-                          const auto to = out.subspan(node * degree, degree);
-                          const auto from = list(node);
-                          const std::size_t count = length(from);
-                          std::vector<std::uint64_t>& keys = scratch_of_this_thread().keys;
-                          keys.clear();
-                          add_keys(static_cast<std::uint32_t>(node), from.first(count), keys);
-                          std::sort(keys.begin(), keys.end());
-                          if (count > degree) {
-                              prune(static_cast<std::uint32_t>(node), keys, to, degree);
-                          } else {
-                              for (std::size_t i = 0; i < degree; ++i)
-                                  to[i] = i < count ? node_of(keys[i]) : kNoNode;
-                          }
-                      }
-                  });
+        run_each(nodes, kTargetsPerTask, threads_, watch_from(nodes, 0), [&](std::uint64_t i) {
+            const auto node = static_cast<std::uint32_t>(i);
+            const auto to = out.subspan(i * degree, degree);
+            const auto from = list(node).first(length(list(node)));
+            const auto keys = sorted_keys(node, from, {});
+            if (from.size() > degree) return prune(node, keys, to, degree);
+            std::ranges::fill(to, kNoNode);
+            std::ranges::transform(keys, to.begin(), node_of);
+        });
     }
 
     void keep_level(std::uint64_t nodes) {

@@ -38,23 +38,33 @@ std::uint64_t hash_of(std::span<const std::byte> bytes) {
     return hash;
 }
 
-template <class Each>
-void for_all(std::uint64_t count, std::uint64_t per_task, unsigned threads, const Each& each) {
-    run_tasks((count + per_task - 1) / per_task, threads, {}, [&](std::uint64_t task, const StopSignal&) {
-        for (std::uint64_t i = task * per_task; i < std::min(count, (task + 1) * per_task); ++i) each(i);
+// Whether the row's bytes come first or, where they are equal, its number.
+bool lies_before(const RowsView& rows, std::uint32_t a, std::uint32_t b) {
+    const int compared = std::memcmp(rows[a], rows[b], rows.stride());
+    return compared != 0 ? compared < 0 : a < b;
+}
+
+// Of so many rows or nodes.
+Bytes halved(const Bytes& codes, std::uint64_t count, std::uint32_t dim, unsigned threads) {
+    const std::size_t wide = code_stride(dim), stride = half_code_stride(dim);
+    Bytes halves(count * stride);
+    run_each(count, kRowsPerTask, threads, {}, [&](std::uint64_t i) {
+        pack_half_codes(std::span(codes).subspan(i * wide, dim),
+                        std::span(halves).subspan(i * stride, stride));
     });
+    return halves;
 }
 
 }  // namespace
 
 Graph::Graph(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> effort,
              std::optional<std::uint64_t> code_bits)
-    : Index(file::Kind::graph, dim, metric), effort_(effort.value_or(0)), wanted_code_bits_(code_bits) {
+    : Index(file::Kind::graph, dim, metric), wanted_code_bits_(code_bits) {
     if (metric == Metric::manhattan || metric == Metric::hamming) {
         throw std::invalid_argument(std::string("a graph takes cosine, euclidean or dot, not ") +
                                     name_of(metric) + ": use kind='forest' or kind='exact'");
     }
-    if (effort && *effort < 1) throw std::invalid_argument("effort must be at least 1");
+    effort_ = effort_or(0, effort);
     if (code_bits && *code_bits != 0 && *code_bits != 4 && *code_bits != 7)
         throw std::invalid_argument("code_bits must be 0, 4 or 7, not " + std::to_string(*code_bits));
 }
@@ -73,24 +83,11 @@ void Graph::build_structure(unsigned threads, const Watch& watch) {
         if (metric() == Metric::dot) bias_of_nodes = bias();
         between.bias = bias_of_nodes;
     } else {
-        between.products = metric() == Metric::dot;
-        between.floats = between.products ? kernels::active().inner_product.many
-                                          : kernels::active().squared_euclidean.many;
-        between.table = rows();
-        between.rows = node_rows_;
+        between = measure(kernels::active());
     }
     kernels::with_canonical_floating_point(
         [&] { own_links_ = build_links(between, node_rows_.nodes, threads, watch); });
-    if (form_.bits == 4) {
-        const std::size_t wide = code_stride(dim()), stride = half_code_stride(dim());
-        own_codes_.resize(node_rows_.nodes * stride);
-        for_all(node_rows_.nodes, kRowsPerTask, threads, [&](std::uint64_t node) {
-            pack_half_codes(std::span(codes).subspan(node * wide, dim()),
-                            std::span(own_codes_).subspan(node * stride, stride));
-        });
-    } else {
-        own_codes_ = std::move(codes);
-    }
+    own_codes_ = form_.bits == 4 ? halved(codes, node_rows_.nodes, dim(), threads) : std::move(codes);
     look_at_own();
     if (effort_ == 0) effort_ = settled_effort(truth, threads);
 }
@@ -135,12 +132,9 @@ Graph::Truth Graph::true_neighbours(unsigned threads, const Watch& watch) const 
 
 // Codes of 7 bits by row to build on; form_ says what a search compares. None where no codes serve.
 Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
-    if (wanted_code_bits_ == 0) {
-        form_ = {0, false, {}, kRerankOfFloats};
-        return {};
-    }
-    Bytes best;
     form_ = {0, false, {}, kRerankOfFloats};
+    if (wanted_code_bits_ == 0) return {};
+    Bytes best;
     for (const bool rotated : {false, true}) {
         std::optional<Rotation> rotation;
         if (rotated) rotation.emplace(dim(), seed());
@@ -158,28 +152,19 @@ Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
 
 std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotation, const Truth& truth,
                                           unsigned threads) const {
-    Bytes turned;
+    Floats turned;
     RowsView from = rows();
     if (rotation) {
-        turned.resize(rows().bytes().size());
-        from = RowsView(turned, rows().stride());
-        for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
-            thread_local Floats values;
-            values.resize(rows().stride() / sizeof(float));
-            rotation->turn(rows()[row], values);
-            std::memcpy(&turned[row * rows().stride()], values.data(), rows().stride());
+        const std::size_t length = rows().stride() / sizeof(float);
+        turned.resize(size() * length);
+        from = RowsView(bytes_of(turned), rows().stride());
+        run_each(size(), kRowsPerTask, threads, {}, [&](std::uint64_t row) {
+            rotation->turn(rows()[row], std::span(turned).subspan(row * length, length));
         });
     }
-    CodeTrial trial;
-    std::optional<CodeScale> scale;
-    kernels::with_canonical_floating_point([&] { scale = choose_code_scale(from, dim()); });
+    const auto scale = choose_code_scale(from, dim());
     if (!scale) return std::nullopt;
-    trial.scale = *scale;
-    const std::size_t stride = code_stride(dim());
-    trial.codes.resize(size() * stride);
-    for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
-        encode_row(trial.scale, from[row], dim(), std::span(trial.codes).subspan(row * stride, stride));
-    });
+    CodeTrial trial{*scale, encode_rows(*scale, from, dim(), threads, {})};
     if (wanted_code_bits_ != 7) trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
     if (wanted_code_bits_ != 4 && trial.rerank4 == 0)
         trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
@@ -190,24 +175,12 @@ std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotatio
 // lost; 0 where codes cannot serve.
 std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
                                    const Truth& truth, unsigned threads) const {
-    const kernels::KernelTable& kernels = kernels::active();
-    const bool products = metric() == Metric::dot;
-    const kernels::ManyCodes kernel =
-        half ? (products ? kernels.half_code_inner_product : kernels.half_code_squared_euclidean)
-             : (products ? kernels.code_inner_product : kernels.code_squared_euclidean);
-    const std::size_t wide = code_stride(dim());
-    const std::size_t stride = half ? half_code_stride(dim()) : wide;
-    Bytes packed;
-    if (half) {
-        packed.resize(size() * stride);
-        for_all(size(), kRowsPerTask, threads, [&](std::uint64_t row) {
-            pack_half_codes(std::span(trial.codes).subspan(row * wide, dim()),
-                            std::span(packed).subspan(row * stride, stride));
-        });
-    }
-    const RowsView codes(half ? packed : trial.codes, stride);
+    const kernels::ManyCodes kernel = code_kernel(kernels::active(), compared_as(), half);
+    const Bytes halves = half ? halved(trial.codes, size(), dim(), threads) : Bytes();
+    const std::size_t stride = half ? half_code_stride(dim()) : code_stride(dim());
+    const RowsView codes(half ? halves : trial.codes, stride);
     std::vector<std::uint64_t> ranks(truth.nearest.size() * kTrialK);
-    for_all(truth.nearest.size(), 1, threads, [&](std::uint64_t i) {
+    run_each(truth.nearest.size(), 1, threads, {}, [&](std::uint64_t i) {
         Floats turned(rows().stride() / sizeof(float));
         const std::byte* query = &truth.queries[i * rows().stride()];
         if (rotation) {
@@ -231,12 +204,7 @@ std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std:
             }
         }
     });
-    for (const std::uint64_t rerank : {16u, 24u, 32u, 48u, 64u}) {
-        const auto lost =
-            std::count_if(ranks.begin(), ranks.end(), [&](std::uint64_t rank) { return rank >= rerank; });
-        if (static_cast<std::uint64_t>(lost) * kLostAtMost <= ranks.size()) return rerank;
-    }
-    return 0;
+    return least_rerank(ranks, {16, 24, 32, 48, 64}, kLostAtMost);
 }
 
 // See Measure. In steps of a code; lengths beyond what codes can show count as that.
@@ -265,38 +233,31 @@ void Graph::group_rows(const RowsView& compared) {
     std::vector<std::pair<std::uint64_t, std::uint32_t>> order(count);
     for (std::uint64_t row = 0; row < count; ++row)
         order[row] = {hash_of({compared[row], stride}), static_cast<std::uint32_t>(row)};
-    const auto differ = [&](std::uint32_t a, std::uint32_t b) {
-        return std::memcmp(compared[a], compared[b], stride);
-    };
     std::sort(order.begin(), order.end(), [&](const auto& a, const auto& b) {
-        if (a.first != b.first) return a.first < b.first;
-        const int compares = a.second == b.second ? 0 : differ(a.second, b.second);
-        return compares != 0 ? compares < 0 : a.second < b.second;
+        return a.first != b.first ? a.first < b.first : lies_before(compared, a.second, b.second);
     });
-    // The first place of each group, by its smallest row.
-    std::vector<std::pair<std::uint32_t, std::uint64_t>> groups;
+    struct Group {
+        std::uint32_t row;  // the smallest
+        std::uint64_t begin, end;
+    };
+    std::vector<Group> groups;
     for (std::uint64_t i = 0; i < count; ++i) {
         const bool same = i > 0 && order[i].first == order[i - 1].first &&
-                          differ(order[i].second, order[i - 1].second) == 0;
-        if (!same) groups.push_back({order[i].second, i});
+                          std::memcmp(compared[order[i].second], compared[order[i - 1].second], stride) == 0;
+        if (!same) groups.push_back({order[i].second, i, i});
+        groups.back().end = i + 1;
     }
-    std::vector<std::uint64_t> ends(count);
-    for (std::size_t i = 0; i < groups.size(); ++i)
-        ends[groups[i].second] = i + 1 < groups.size() ? groups[i + 1].second : count;
-    std::sort(groups.begin(), groups.end());
+    std::ranges::sort(groups, {}, &Group::row);
     Random random(seed(), kOrderStream);
     for (std::size_t i = groups.size(); i > 1; --i) std::swap(groups[i - 1], groups[random.below(i)]);
     own_node_rows_.clear();
     own_node_bounds_.assign(1, 0);
-    for (const auto& [row, first] : groups) {
+    for (const Group& group : groups) {
         const auto begin = static_cast<std::ptrdiff_t>(own_node_rows_.size());
-        for (std::uint64_t i = first; i < ends[first]; ++i) own_node_rows_.push_back(order[i].second);
+        for (std::uint64_t i = group.begin; i < group.end; ++i) own_node_rows_.push_back(order[i].second);
         // Equal rows lie together, in order, so that a search can leave most of them out.
         std::sort(own_node_rows_.begin() + begin, own_node_rows_.end(),
-                  [&](std::uint32_t a, std::uint32_t b) {
-                      const int compares = std::memcmp(rows()[a], rows()[b], rows().stride());
-                      return compares != 0 ? compares < 0 : a < b;
-                  });
+                  [&](std::uint32_t a, std::uint32_t b) { return lies_before(rows(), a, b); });
         own_node_bounds_.push_back(static_cast<std::uint32_t>(own_node_rows_.size()));
     }
     if (groups.size() == count) own_node_bounds_.clear();
@@ -317,13 +278,16 @@ void Graph::look_at_own() {
     const std::size_t stride = form_.bits == 4 ? half_code_stride(dim()) : code_stride(dim());
     codes_ = form_.bits == 0 ? RowsView() : RowsView(own_codes_, stride);
     links_ = bytes_of(own_links_.lowest);
-    upper_links_ = bytes_of(own_links_.upper);
+    look_at_upper(bytes_of(own_links_.upper));
+}
+
+void Graph::look_at_upper(std::span<const std::byte> links) {
+    upper_links_ = links;
     upper_.clear();
-    std::uint64_t at = 0;
-    for (const std::uint64_t size : upper_sizes(node_rows_.nodes)) {
-        const std::uint64_t bytes = size * kUpperLinks * sizeof(std::uint32_t);
-        upper_.push_back({upper_links_.subspan(at, bytes), kUpperLinks, size});
-        at += bytes;
+    for (const std::uint64_t nodes : upper_sizes(node_rows_.nodes)) {
+        const std::uint64_t bytes = nodes * kUpperLinks * sizeof(std::uint32_t);
+        upper_.push_back({links.first(bytes), kUpperLinks, nodes});
+        links = links.subspan(bytes);
     }
 }
 
@@ -369,16 +333,10 @@ void Graph::open_structure(const file::Header& header, std::span<const std::byte
     own_links_ = {};
     own_node_rows_ = {};
     own_node_bounds_ = {};
-    look_at_own();
     codes_ = codes;
     node_rows_ = node_rows;
     links_ = links;
-    upper_links_ = upper_links;
-    std::uint64_t at = 0;
-    for (Level& level : upper_) {
-        level.links = upper_links.subspan(at, level.nodes * kUpperLinks * kNumber);
-        at += level.links.size();
-    }
+    look_at_upper(upper_links);
 }
 
 std::vector<file::Parameter> Graph::parameters() const {

@@ -70,6 +70,7 @@ class Graph final : public Index {
     std::uint64_t hits(const Truth& truth, std::uint64_t effort, unsigned threads) const;
     Measure measure(const kernels::KernelTable& kernels) const;
     void look_at_own();
+    void look_at_upper(std::span<const std::byte> links);
     // Rows of unit length are ordered alike by cosine and by distance, which codes keep better: its error
     // shrinks with the distance.
     Metric compared_as() const { return metric() == Metric::cosine ? Metric::euclidean : metric(); }

@@ -180,11 +180,7 @@ Measure Graph::measure(const kernels::KernelTable& kernels) const {
         return measure;
     }
     measure.table = codes_;
-    if (form_.bits == 4) {
-        measure.codes = products ? kernels.half_code_inner_product : kernels.half_code_squared_euclidean;
-    } else {
-        measure.codes = products ? kernels.code_inner_product : kernels.code_squared_euclidean;
-    }
+    measure.codes = code_kernel(kernels, compared_as(), form_.bits == 4);
     return measure;
 }
 
