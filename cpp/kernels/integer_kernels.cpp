@@ -31,6 +31,14 @@ namespace {
 constexpr std::size_t kRows = 4;  // scored at once: their sums stay in registers
 constexpr std::size_t kCacheLine = 64;
 
+#if defined(__SSE2__)
+CONSTANN_INLINE std::uint32_t total_of_four(__m128i sums) {
+    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
+    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1));
+    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(sums));
+}
+#endif
+
 // Each instruction set says: its vector of bytes; how to load one (and, where it is wider than
 // kCodeGroup, that many bytes and zeros); how terms of a query and a row are added to running sums; and the
 // total of these.
@@ -76,11 +84,6 @@ CONSTANN_INLINE Sums add_bits(Sums sums, Bytes query, Bytes row) {
         _mm512_shuffle_epi8(counts, _mm512_and_si512(_mm512_srli_epi16(differing, 4), low));
     return _mm512_add_epi32(sums, _mm512_sad_epu8(_mm512_add_epi8(of_low, of_high), _mm512_setzero_si512()));
 }
-CONSTANN_INLINE std::uint32_t total_of_four(__m128i sums) {
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1));
-    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(sums));
-}
 CONSTANN_INLINE std::uint32_t total(Sums sums) {
     const __m256i eight = _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
     return total_of_four(_mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1)));
@@ -118,10 +121,7 @@ CONSTANN_INLINE Sums add_bits(Sums sums, Bytes query, Bytes row) {
     return _mm256_add_epi32(sums, _mm256_sad_epu8(_mm256_add_epi8(of_low, of_high), _mm256_setzero_si256()));
 }
 CONSTANN_INLINE std::uint32_t total(Sums sums) {
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(four));
+    return total_of_four(_mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1)));
 }
 
 #elif defined(__SSE2__)
@@ -159,9 +159,7 @@ CONSTANN_INLINE Sums add_bits(Sums sums, Bytes query, Bytes row) {
     return _mm_add_epi32(sums, _mm_sad_epu8(bits, _mm_setzero_si128()));
 }
 CONSTANN_INLINE std::uint32_t total(Sums sums) {
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0x4e));
-    sums = _mm_add_epi32(sums, _mm_shuffle_epi32(sums, 0xb1));
-    return static_cast<std::uint32_t>(_mm_cvtsi128_si32(sums));
+    return total_of_four(sums);
 }
 
 #else  // NEON, alone or with the dot products of Armv8.2
@@ -222,24 +220,17 @@ CONSTANN_INLINE Bytes codes_of(Bytes bytes) {
     return bytes & bits;
 }
 
-struct Products {
-    CONSTANN_INLINE static Sums add(Sums sums, Bytes query, Bytes row) {
-        return add_products(sums, query, row);
+// How the terms of a row are added, and whether the greater sum is the nearer row.
+template <Sums (*kAdd)(Sums, Bytes, Bytes), bool kGreaterIsNearer>
+struct Term {
+    CONSTANN_INLINE static Sums add(Sums sums, Bytes query, Bytes row) { return kAdd(sums, query, row); }
+    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) {
+        return kGreaterIsNearer ? kCodeProductBase - sum : sum;
     }
-    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return kCodeProductBase - sum; }
 };
-struct Squares {
-    CONSTANN_INLINE static Sums add(Sums sums, Bytes query, Bytes row) {
-        return add_squares(sums, query, row);
-    }
-    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return sum; }
-};
-struct Differences {
-    CONSTANN_INLINE static Sums add(Sums sums, Bytes query, Bytes row) {
-        return add_differences(sums, query, row);
-    }
-    CONSTANN_INLINE static std::uint32_t answer(std::uint32_t sum) { return sum; }
-};
+using Products = Term<add_products, true>;
+using Squares = Term<add_squares, false>;
+using Differences = Term<add_differences, false>;
 
 template <class Term, std::size_t kCount>
 CONSTANN_INLINE void write_answers(const Sums (&sums)[kCount], std::uint32_t* results) {
@@ -348,20 +339,6 @@ CONSTANN_INLINE std::uint32_t bits_in_word(const std::byte* query, const std::by
 }
 
 }  // namespace
-
-float hamming_one(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept;
-void hamming_many(const std::byte* query, const std::byte* const* rows, std::size_t count, std::size_t bytes,
-                  float* results) noexcept;
-void code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                        std::size_t bytes, std::uint32_t* results) noexcept;
-void code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                            std::size_t bytes, std::uint32_t* results) noexcept;
-void code_manhattan(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                    std::size_t bytes, std::uint32_t* results) noexcept;
-void half_code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                             std::size_t bytes, std::uint32_t* results) noexcept;
-void half_code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                                 std::size_t bytes, std::uint32_t* results) noexcept;
 
 float hamming_one(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
     Sums sums = {};

@@ -23,9 +23,11 @@ inline constexpr std::size_t kLanes = 16;
 // Rows are bytes because a mapped file promises no alignment. `bytes` is the length of a padded row: whole
 // groups of lanes for floats, whole 64-bit words for bits, whole groups of kCodeGroup for codes. A result may
 // be a NaN of any payload where infinities cancel; callers collapse it (core/metric).
-using OneRow = float (*)(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept;
-using ManyRows = void (*)(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                          std::size_t bytes, float* results) noexcept;
+using OneRowFunction = float(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept;
+using ManyRowsFunction = void(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                              std::size_t bytes, float* results) noexcept;
+using OneRow = OneRowFunction*;
+using ManyRows = ManyRowsFunction*;
 
 struct Kernel {
     OneRow one;
@@ -35,8 +37,9 @@ struct Kernel {
 // CODES are rows of small integers, 0 to 127, one byte for each element: exact in any order of addition. The
 // answer is an unsigned integer that is smaller the nearer a row is. For the inner product the query's
 // elements are signed, -127 to 127, and the answer is kCodeProductBase less the product.
-using ManyCodes = void (*)(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                           std::size_t bytes, std::uint32_t* results) noexcept;
+using ManyCodesFunction = void(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                               std::size_t bytes, std::uint32_t* results) noexcept;
+using ManyCodes = ManyCodesFunction*;
 
 // Codes of 4 bits lie two in a byte: byte i of a row holds element i below and element `bytes` + i above. The
 // query is as long as twice that, with codes as above: for squared_euclidean 0 to 127, and a row's code c

@@ -30,17 +30,28 @@ float sum(const std::byte* query, const std::byte* row, std::size_t bytes) noexc
     return tree(lane);
 }
 
+// A term of floats or of codes; for codes, what the sum answers and what a code of 4 bits counts as.
 struct Product {
-    static float of(float query, float row) { return query * row; }
+    template <class T>
+    static T of(T query, T row) {
+        return query * row;
+    }
+    static std::uint32_t answer(int sum) { return kCodeProductBase - static_cast<std::uint32_t>(sum); }
+    static int half(int code) { return code; }
 };
 struct Square {
-    static float of(float query, float row) {
-        const float difference = query - row;
+    template <class T>
+    static T of(T query, T row) {
+        const T difference = query - row;
         return difference * difference;
     }
+    static std::uint32_t answer(int sum) { return static_cast<std::uint32_t>(sum); }
+    static int half(int code) { return 8 * code + 4; }
 };
 struct Absolute {
     static float of(float query, float row) { return __builtin_fabsf(query - row); }
+    static int of(int query, int row) { return query < row ? row - query : query - row; }
+    static std::uint32_t answer(int sum) { return static_cast<std::uint32_t>(sum); }
 };
 
 float differing_bits(const std::byte* query, const std::byte* row, std::size_t bytes) noexcept {
@@ -66,68 +77,27 @@ int row_code_at(const std::byte* codes, std::size_t i) {
     return static_cast<int>(codes[i]) & 127;
 }
 
-void code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                        std::size_t bytes, std::uint32_t* results) noexcept {
+template <class Term>
+void many_codes(const std::byte* query, const std::byte* const* rows, std::size_t count, std::size_t bytes,
+                std::uint32_t* results) noexcept {
     for (std::size_t row = 0; row < count; ++row) {
-        int product = 0;
-        for (std::size_t i = 0; i < bytes; ++i) product += code_at(query, i) * row_code_at(rows[row], i);
-        results[row] = kCodeProductBase - static_cast<std::uint32_t>(product);
+        int sum = 0;
+        for (std::size_t i = 0; i < bytes; ++i) sum += Term::of(code_at(query, i), row_code_at(rows[row], i));
+        results[row] = Term::answer(sum);
     }
 }
 
-void code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                            std::size_t bytes, std::uint32_t* results) noexcept {
+template <class Term>
+void many_half_codes(const std::byte* query, const std::byte* const* rows, std::size_t count,
+                     std::size_t bytes, std::uint32_t* results) noexcept {
     for (std::size_t row = 0; row < count; ++row) {
-        int total = 0;
+        int sum = 0;
         for (std::size_t i = 0; i < bytes; ++i) {
-            const int difference = code_at(query, i) - row_code_at(rows[row], i);
-            total += difference * difference;
+            const auto both = static_cast<int>(rows[row][i]);
+            sum += Term::of(code_at(query, i), Term::half(both & 15));
+            sum += Term::of(code_at(query, bytes + i), Term::half(both >> 4));
         }
-        results[row] = static_cast<std::uint32_t>(total);
-    }
-}
-
-void code_manhattan(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                    std::size_t bytes, std::uint32_t* results) noexcept {
-    for (std::size_t row = 0; row < count; ++row) {
-        int total = 0;
-        for (std::size_t i = 0; i < bytes; ++i) {
-            const int difference = code_at(query, i) - row_code_at(rows[row], i);
-            total += difference < 0 ? -difference : difference;
-        }
-        results[row] = static_cast<std::uint32_t>(total);
-    }
-}
-
-int low_half(std::byte codes) {
-    return static_cast<int>(codes & std::byte{15});
-}
-int high_half(std::byte codes) {
-    return static_cast<int>(codes >> 4);
-}
-
-void half_code_inner_product(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                             std::size_t bytes, std::uint32_t* results) noexcept {
-    for (std::size_t row = 0; row < count; ++row) {
-        int product = 0;
-        for (std::size_t i = 0; i < bytes; ++i) {
-            product += code_at(query, i) * low_half(rows[row][i]);
-            product += code_at(query, bytes + i) * high_half(rows[row][i]);
-        }
-        results[row] = kCodeProductBase - static_cast<std::uint32_t>(product);
-    }
-}
-
-void half_code_squared_euclidean(const std::byte* query, const std::byte* const* rows, std::size_t count,
-                                 std::size_t bytes, std::uint32_t* results) noexcept {
-    for (std::size_t row = 0; row < count; ++row) {
-        int total = 0;
-        for (std::size_t i = 0; i < bytes; ++i) {
-            const int low = code_at(query, i) - (8 * low_half(rows[row][i]) + 4);
-            const int high = code_at(query, bytes + i) - (8 * high_half(rows[row][i]) + 4);
-            total += low * low + high * high;
-        }
-        results[row] = static_cast<std::uint32_t>(total);
+        results[row] = Term::answer(sum);
     }
 }
 
@@ -140,11 +110,11 @@ const KernelTable table = {
     {sum<Square>, many<sum<Square>>},
     {sum<Absolute>, many<sum<Absolute>>},
     {differing_bits, many<differing_bits>},
-    code_inner_product,
-    code_squared_euclidean,
-    code_manhattan,
-    half_code_inner_product,
-    half_code_squared_euclidean,
+    many_codes<Product>,
+    many_codes<Square>,
+    many_codes<Absolute>,
+    many_half_codes<Product>,
+    many_half_codes<Square>,
 };
 
 }  // namespace constann::kernels::scalar

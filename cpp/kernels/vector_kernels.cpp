@@ -161,18 +161,10 @@ void many_rows(const std::byte* query, const std::byte* const* rows, std::size_t
 }  // namespace
 
 // See integer_kernels.cpp, the other source of this set.
-float hamming_one(const std::byte*, const std::byte*, std::size_t) noexcept;
-void hamming_many(const std::byte*, const std::byte* const*, std::size_t, std::size_t, float*) noexcept;
-void code_inner_product(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
-                        std::uint32_t*) noexcept;
-void code_squared_euclidean(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
-                            std::uint32_t*) noexcept;
-void code_manhattan(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
-                    std::uint32_t*) noexcept;
-void half_code_inner_product(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
-                             std::uint32_t*) noexcept;
-void half_code_squared_euclidean(const std::byte*, const std::byte* const*, std::size_t, std::size_t,
-                                 std::uint32_t*) noexcept;
+OneRowFunction hamming_one;
+ManyRowsFunction hamming_many;
+ManyCodesFunction code_inner_product, code_squared_euclidean, code_manhattan, half_code_inner_product,
+    half_code_squared_euclidean;
 
 extern const KernelTable table;
 const KernelTable table = {
