@@ -16,14 +16,6 @@ constexpr float kGreatestCode = 127.0f;
 constexpr std::uint64_t kSampledValues = 1 << 20;
 constexpr std::uint64_t kClippedShare = 200;  // 1/200 of the values lie below `low`, as many above the top
 
-float value_at(const std::byte* row, std::size_t i) {
-    return file::load<float>(row, i);
-}
-
-std::byte as_byte(int code) {
-    return static_cast<std::byte>(static_cast<unsigned char>(code));
-}
-
 std::optional<CodeScale> scale_of(const RowsView& rows, std::uint32_t dim) {
     if (rows.size() == 0) return std::nullopt;
     const std::uint64_t wanted = std::max<std::uint64_t>(kSampledValues / dim, 16);
@@ -33,7 +25,7 @@ std::optional<CodeScale> scale_of(const RowsView& rows, std::uint32_t dim) {
     for (std::uint64_t i = 0; i < count; ++i) {
         const std::byte* row = rows[i * rows.size() / count];
         for (std::uint32_t at = 0; at < dim; ++at) {
-            const float value = value_at(row, at) + 0.0f;
+            const float value = file::load<float>(row, at) + 0.0f;
             // A NaN, where a rotated row overflows, has another sign on another CPU: it counts as the lowest.
             values.push_back(value == value ? ordered_bits(value) : 0u);
         }
@@ -69,10 +61,10 @@ Bytes encode_rows(const CodeScale& scale, const RowsView& rows, std::uint32_t di
 
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out) {
     for (std::uint32_t i = 0; i < dim; ++i) {
-        const float above = value_at(row, i) - scale.low;
+        const float above = file::load<float>(row, i) - scale.low;
         const float code = above * scale.rate;
         const float held = code > 0.0f ? (code < kGreatestCode ? code : kGreatestCode) : 0.0f;
-        out[i] = as_byte(static_cast<int>(held + 0.5f));
+        out[i] = static_cast<std::byte>(static_cast<int>(held + 0.5f));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
 }
@@ -88,16 +80,16 @@ void pack_half_codes(std::span<const std::byte> codes, std::span<std::byte> out)
 double encode_signed(const std::byte* query, std::uint32_t dim, std::span<std::byte> out) {
     float largest = 0.0f;
     for (std::uint32_t i = 0; i < dim; ++i) {
-        const float value = value_at(query, i);
+        const float value = file::load<float>(query, i);
         largest = std::max(largest, value < 0.0f ? 0.0f - value : value);
     }
     const double rate = largest > 0.0f ? 127.0 / static_cast<double>(largest) : 0.0;
     for (std::uint32_t i = 0; i < dim; ++i) {
-        const double code = static_cast<double>(value_at(query, i)) * rate;
+        const double code = static_cast<double>(file::load<float>(query, i)) * rate;
         const double rounded = code < 0.0 ? code - 0.5 : code + 0.5;
         // Written so that a NaN, where a rotated query overflows, is held too.
         const double held = rounded > -127.0 ? (rounded < 127.0 ? rounded : 127.0) : -127.0;
-        out[i] = as_byte(static_cast<int>(held));
+        out[i] = static_cast<std::byte>(static_cast<int>(held));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
     return static_cast<double>(largest) / 127.0;

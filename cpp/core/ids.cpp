@@ -129,17 +129,10 @@ Ids Ids::open(const file::Header& header, std::span<const std::byte> file) {
 
 std::vector<file::Content> Ids::contents() const {
     using file::SectionTag;
-    switch (kind_) {
-        case file::IdKind::rows:
-            return {};
-        case file::IdKind::int64:
-            return {{SectionTag::id_numbers, numbers_}, {SectionTag::id_order, order_}};
-        case file::IdKind::strings:
-            return {{SectionTag::id_bounds, bounds_},
-                    {SectionTag::id_text, text_},
-                    {SectionTag::id_order, order_}};
-    }
-    return {};
+    if (kind_ == file::IdKind::rows) return {};
+    if (kind_ == file::IdKind::int64)
+        return {{SectionTag::id_numbers, numbers_}, {SectionTag::id_order, order_}};
+    return {{SectionTag::id_bounds, bounds_}, {SectionTag::id_text, text_}, {SectionTag::id_order, order_}};
 }
 
 std::int64_t Ids::id_of(std::uint32_t row) const {
@@ -212,6 +205,11 @@ void Filter::mark(const Given& given, const Ids& ids, std::uint64_t rows, bool a
         const std::uint64_t bit = std::uint64_t{1} << (row % 64);
         bits_[row / 64] = allowed ? bits_[row / 64] | bit : bits_[row / 64] & ~bit;
     };
+    const auto set_all = [&](const auto& named) {
+        for (const auto id : named) {
+            if (const auto row = ids.row_of(id, rows)) set(*row);
+        }
+    };
     if (const auto* mask = std::get_if<1>(&given)) {
         if (mask->size() != rows) {
             throw std::invalid_argument("a row mask has " + std::to_string(mask->size()) + " elements for " +
@@ -221,13 +219,9 @@ void Filter::mark(const Given& given, const Ids& ids, std::uint64_t rows, bool a
             if ((*mask)[row] != 0) set(row);
         }
     } else if (const auto* numbers = std::get_if<2>(&given)) {
-        for (const std::int64_t id : *numbers) {
-            if (const auto row = ids.row_of(id, rows)) set(*row);
-        }
+        set_all(*numbers);
     } else if (const auto* labels = std::get_if<3>(&given)) {
-        for (const std::string_view label : *labels) {
-            if (const auto row = ids.row_of(label, rows)) set(*row);
-        }
+        set_all(*labels);
     }
 }
 

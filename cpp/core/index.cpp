@@ -150,19 +150,14 @@ void Index::check_built() const {
     if (!built()) throw std::invalid_argument("the index is not built: call build() first");
 }
 
-Bytes Index::read_queries(const Matrix& queries) const {
-    check_columns(queries, metric_, dim_, "queries");
-    Bytes canonical(queries.rows * row_stride(metric_, dim_));
-    read_all(queries, metric_, dim_, canonical);
-    return canonical;
-}
-
 void Index::search(const SearchRequest& request, const Watch& watch, std::span<std::int64_t> ids,
                    std::span<float> distances) const {
     check_built();
+    check_columns(request.queries, metric_, dim_, "queries");
     const std::size_t stride = row_stride(metric_, dim_);
-    const Bytes queries = read_queries(request.queries);
     const std::uint64_t count = request.queries.rows;
+    Bytes queries(count * stride);
+    read_all(request.queries, metric_, dim_, queries);
     const std::uint64_t tasks = (count + kQueriesPerTask - 1) / kQueriesPerTask;
     const Filter filter(request.allowed, request.exclude, ids_, size());
     const SearchPlan plan{request.k, resolve_effort(request.effort), filter};

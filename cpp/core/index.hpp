@@ -122,7 +122,6 @@ class Index {
 
     void check_built() const;
     void check_settling() const;
-    Bytes read_queries(const Matrix& queries) const;
 
     file::Kind kind_;
     Metric metric_;

@@ -42,19 +42,6 @@ float or_infinity(float distance) {
     return distance == distance ? distance : std::numeric_limits<float>::infinity();
 }
 
-float cosine_distance(float inner_product) {
-    const float distance = or_infinity(1.0f - inner_product);
-    return distance > 0.0f ? distance : 0.0f;
-}
-
-float dot_distance(float inner_product) {
-    return or_infinity(0.0f - inner_product);
-}
-
-float euclidean_distance(float squared) {
-    return or_infinity(std::sqrt(squared));
-}
-
 void read_bits(std::uint32_t dim, const Matrix& matrix, std::uint64_t row, std::span<std::byte> out) {
     if (matrix.type != ElementType::uint8) throw std::invalid_argument("hamming takes packed uint8 rows");
     std::fill(out.begin(), out.end(), std::byte{0});
@@ -114,26 +101,25 @@ void read_canonical(Metric metric, std::uint32_t dim, const Matrix& matrix, std:
 
 void distances(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,
                std::span<const std::byte* const> rows, std::size_t bytes, std::span<float> out) {
+    const auto score = [&](const kernels::Kernel& kernel, const auto& distance_of) {
+        kernel.many(query, rows.data(), rows.size(), bytes, out.data());
+        for (float& value : out) value = distance_of(value);
+    };
     switch (metric) {
         case Metric::cosine:
-            kernels.inner_product.many(query, rows.data(), rows.size(), bytes, out.data());
-            for (float& value : out) value = cosine_distance(value);
-            return;
+            return score(kernels.inner_product, [](float product) {
+                const float distance = or_infinity(1.0f - product);
+                return distance > 0.0f ? distance : 0.0f;
+            });
         case Metric::euclidean:
-            kernels.squared_euclidean.many(query, rows.data(), rows.size(), bytes, out.data());
-            for (float& value : out) value = euclidean_distance(value);
-            return;
+            return score(kernels.squared_euclidean,
+                         [](float squared) { return or_infinity(std::sqrt(squared)); });
         case Metric::manhattan:
-            kernels.manhattan.many(query, rows.data(), rows.size(), bytes, out.data());
-            for (float& value : out) value = or_infinity(value);
-            return;
+            return score(kernels.manhattan, [](float distance) { return or_infinity(distance); });
         case Metric::dot:
-            kernels.inner_product.many(query, rows.data(), rows.size(), bytes, out.data());
-            for (float& value : out) value = dot_distance(value);
-            return;
+            return score(kernels.inner_product, [](float product) { return or_infinity(0.0f - product); });
         case Metric::hamming:
-            kernels.hamming.many(query, rows.data(), rows.size(), bytes, out.data());
-            return;
+            return kernels.hamming.many(query, rows.data(), rows.size(), bytes, out.data());
     }
 }
 

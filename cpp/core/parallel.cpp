@@ -46,36 +46,25 @@ class Work {
         done.fetch_add(1);
     }
 
-    void worker_ended() {
+    void work() {
+        run_until_empty();
         const std::lock_guard lock(mutex_);
-        --workers_;
-        ended_.notify_one();
+        ++ended_;
+        one_ended_.notify_one();
     }
 
-    void start(std::vector<std::thread>& threads, unsigned count) {
-        threads.reserve(count);
-        for (unsigned i = 0; i < count; ++i) {
-            {
-                const std::lock_guard lock(mutex_);
-                ++workers_;
-            }
-            try {
-                threads.emplace_back([this] {
-                    run_until_empty();
-                    worker_ended();
-                });
-            } catch (...) {
-                // No more threads, or no memory for one: those that run do the work, or the caller does.
-                worker_ended();
-                break;
-            }
+    void start(std::vector<std::thread>& workers, unsigned count) {
+        try {
+            while (workers.size() < count) workers.emplace_back([this] { work(); });
+        } catch (...) {
+            // No more threads, or no memory for one: those that run do the work, or the caller does.
         }
     }
 
-    // Waits for all workers; where the watch throws, tells them to stop and keeps its exception.
-    void wait(const Watch& watch) {
+    // Waits for so many workers; where the watch throws, tells them to stop and keeps its exception.
+    void wait(std::size_t workers, const Watch& watch) {
         std::unique_lock lock(mutex_);
-        while (!ended_.wait_for(lock, kWatchInterval, [this] { return workers_ == 0; })) {
+        while (!one_ended_.wait_for(lock, kWatchInterval, [&] { return ended_ == workers; })) {
             if (!watch || stop.requested()) continue;
             lock.unlock();
             consult(watch);
@@ -106,8 +95,8 @@ class Work {
     std::atomic<std::uint64_t> first_failed_;
     const Task& task_;
     std::mutex mutex_;
-    std::condition_variable ended_;
-    unsigned workers_ = 0;
+    std::condition_variable one_ended_;
+    std::size_t ended_ = 0;  // workers
     std::exception_ptr failure_;
     std::exception_ptr interruption_;
 };
@@ -121,7 +110,7 @@ void run_tasks(std::uint64_t count, unsigned threads, const Watch& watch, const 
     std::vector<std::thread> workers;
     if (watch || wanted > 1) {
         work.start(workers, wanted);
-        work.wait(watch);
+        work.wait(workers.size(), watch);
         for (std::thread& worker : workers) worker.join();
     }
     if (workers.empty()) work.run_until_empty();

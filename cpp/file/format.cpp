@@ -51,18 +51,14 @@ std::uint64_t aligned(std::uint64_t offset) {
     return (offset + kSectionAlignment - 1) / kSectionAlignment * kSectionAlignment;
 }
 
-class Writer {
-  public:
+struct Writer {
+    void raw(std::span<const std::byte> more) { bytes.insert(bytes.end(), more.begin(), more.end()); }
     template <class T>
     void number(T value) {
-        const auto* from = reinterpret_cast<const std::byte*>(&value);
-        bytes_.insert(bytes_.end(), from, from + sizeof value);
+        raw(std::as_bytes(std::span(&value, 1)));
     }
-    void raw(std::span<const std::byte> bytes) { bytes_.insert(bytes_.end(), bytes.begin(), bytes.end()); }
-    std::vector<std::byte> take() { return std::move(bytes_); }
 
-  private:
-    std::vector<std::byte> bytes_;
+    std::vector<std::byte> bytes;
 };
 
 // Reads fields one after another; past the end is an error, not a read.
@@ -223,7 +219,7 @@ std::vector<std::byte> encode(const Header& header) {
         out.number(section.length);
         out.raw(section.digest);
     }
-    return out.take();
+    return std::move(out.bytes);
 }
 
 Header parse(std::span<const std::byte> file) {

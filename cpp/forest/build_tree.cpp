@@ -144,7 +144,7 @@ class TreeBuilder {
     // The mean of the rows given to it, and how many these are.
     struct Centre {
         explicit Centre(std::size_t floats) : values(floats) {}
-        const std::byte* bytes() const { return reinterpret_cast<const std::byte*>(values.data()); }
+        const std::byte* bytes() const { return bytes_of(values).data(); }
 
         void start(const std::byte* row, float lengthening) {
             std::memcpy(values.data(), row, values.size() * sizeof(float));
@@ -223,46 +223,37 @@ class TreeBuilder {
         measure(centre);
     }
 
+    // Sets `plane` to the direction from one to the other. False where they are the same.
+    bool set_normal(const Floats& from, const Floats& to, std::span<float> plane) {
+        normal_.resize(to.size());
+        for (std::size_t i = 0; i < to.size(); ++i)
+            normal_[i] = static_cast<double>(to[i]) - static_cast<double>(from[i]);
+        return normalise(std::span<const double>(normal_), plane);
+    }
+
     // Through the origin, as angles have no place: between the two directions. For dot the directions have
     // the lengthening as one more element, which the queries' is 0 of.
     bool plane_between_directions() {
-        normal_.resize(plane_.size() + 1);
-        if (!take_unit(a_, 1.0) || !take_unit(b_, -1.0)) return false;
-        Floats plane(normal_.size());
-        if (!normalise(std::span<const double>(normal_), plane)) return false;
+        Floats a(a_.values), b(b_.values), plane(plane_.size() + 1);
+        a.push_back(a_.extra);
+        b.push_back(b_.extra);
+        if (!normalise(a) || !normalise(b) || !set_normal(b, a, plane)) return false;
         std::copy(plane.begin(), plane.end() - 1, plane_.begin());
         plane_extra_ = plane.back();
         offset_ = 0;
         return true;
     }
 
-    // Sets (sign 1) or adds to (sign -1) the normal the centre's direction.
-    bool take_unit(const Centre& centre, double sign) {
-        Floats direction(centre.values);
-        direction.push_back(centre.extra);
-        if (!normalise(direction)) return false;
-        for (std::size_t i = 0; i < direction.size(); ++i) {
-            const double value = static_cast<double>(direction[i]);
-            normal_[i] = sign > 0 ? value : normal_[i] - value;
-        }
-        return true;
-    }
-
     bool plane_between_points() {
-        normal_.resize(plane_.size());
-        for (std::size_t i = 0; i < normal_.size(); ++i) {
-            normal_[i] = static_cast<double>(a_.values[i]) - static_cast<double>(b_.values[i]);
-        }
-        if (!normalise(std::span<const double>(normal_), plane_)) return false;
+        if (!set_normal(b_.values, a_.values, plane_)) return false;
         Floats middle(plane_.size());
         for (std::size_t i = 0; i < middle.size(); ++i) {
             const float half_a = a_.values[i] * 0.5f;
             const float half_b = b_.values[i] * 0.5f;
             middle[i] = half_a + half_b;
         }
-        const auto* plane = reinterpret_cast<const std::byte*>(plane_.data());
-        const auto* point = reinterpret_cast<const std::byte*>(middle.data());
-        offset_ = 0.0f - kernels_.inner_product.one(plane, point, rows_.stride());
+        offset_ = 0.0f - kernels_.inner_product.one(bytes_of(plane_).data(), bytes_of(middle).data(),
+                                                    rows_.stride());
         return finite(offset_);
     }
 
@@ -273,8 +264,7 @@ class TreeBuilder {
         for (std::uint64_t first = part.begin; first < part.end; first += kScoredAtOnce) {
             const std::size_t here = std::min<std::uint64_t>(kScoredAtOnce, part.end - first);
             for (std::size_t i = 0; i < here; ++i) rows[i] = rows_[order_[first + i]];
-            kernels_.inner_product.many(reinterpret_cast<const std::byte*>(plane_.data()), rows, here,
-                                        rows_.stride(), products);
+            kernels_.inner_product.many(bytes_of(plane_).data(), rows, here, rows_.stride(), products);
             for (std::size_t i = 0; i < here; ++i) {
                 const float extra = plane_extra_ * lengthening(order_[first + i]);
                 sides_[first - part.begin + i] = margin(offset_, products[i] + extra) > 0;

@@ -91,18 +91,18 @@ class Forest::Walk final : public Index::Searcher {
     void code_ranks(const std::byte* query, std::vector<std::uint64_t>& ranks) {
         gather(query);
         compare_codes(query);
-        std::vector<std::uint64_t> exact(s_.candidates.size());
+        NearestRows exact;
+        exact.reset(kUsualK);
         std::array<float, 1> distance;
-        for (std::size_t i = 0; i < exact.size(); ++i) {
+        for (std::size_t i = 0; i < s_.candidates.size(); ++i) {
             const std::array<const std::byte*, 1> row = {rows_[s_.candidates[i]]};
             distances(kernels_, forest_.metric(), query, row, rows_.stride(), distance);
-            exact[i] = sort_key(distance[0], static_cast<std::uint32_t>(i));
+            exact.offer(distance[0], static_cast<std::uint32_t>(i));
         }
-        std::sort(exact.begin(), exact.end());
-        for (std::size_t i = 0; i < std::min<std::size_t>(exact.size(), kUsualK); ++i) {
-            const std::uint64_t key = s_.keys[static_cast<std::uint32_t>(exact[i])];
-            ranks.push_back(static_cast<std::uint64_t>(std::count_if(
-                s_.keys.begin(), s_.keys.end(), [&](std::uint64_t other) { return other < key; })));
+        for (const std::uint64_t found : exact.take_sorted()) {
+            const std::uint64_t key = s_.keys[static_cast<std::uint32_t>(found)];
+            ranks.push_back(static_cast<std::uint64_t>(
+                std::ranges::count_if(s_.keys, [&](std::uint64_t other) { return other < key; })));
         }
     }
 
@@ -385,13 +385,11 @@ bool Forest::plane_codes_serve(const RowsView& planes) {
         const std::vector<std::uint64_t> coded = found_keys(plan, query);
         codes_.planes = {};
         std::vector<std::uint64_t> either;
-        std::set_union(exact.begin(), exact.end(), coded.begin(), coded.end(), std::back_inserter(either));
+        std::ranges::set_union(exact, coded, std::back_inserter(either));
         either.resize(std::min<std::size_t>(either.size(), kUsualK));
         const auto hits = [&](const std::vector<std::uint64_t>& keys) {
-            std::vector<std::uint64_t> both;
-            std::set_intersection(keys.begin(), keys.end(), either.begin(), either.end(),
-                                  std::back_inserter(both));
-            return both.size();
+            return static_cast<std::uint64_t>(
+                std::ranges::count_if(keys, [&](std::uint64_t key) { return key <= either.back(); }));
         };
         found += hits(exact);
         found_by_codes += hits(coded);
