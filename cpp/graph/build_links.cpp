@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 namespace constann {
@@ -35,6 +36,40 @@ Scratch& scratch_of_this_thread() {
     return *scratch;
 }
 
+// The links of nodes `begin` to `end`, so many of each as `degree`, to the first kNoNode.
+template <class Each>
+void for_links(const NodeNumbers& lists, std::uint64_t degree, std::uint64_t begin, std::uint64_t end,
+               const Each& each) {
+    for (std::uint64_t source = begin; source < end; ++source) {
+        for (std::uint64_t i = source * degree; i < (source + 1) * degree && lists[i] != kNoNode; ++i)
+            each(static_cast<std::uint32_t>(source), lists[i]);
+    }
+}
+
+// Which nodes link to each of the first `nodes`, in their order.
+class Sources {
+  public:
+    void gather(const NodeNumbers& lists, std::uint64_t degree, std::uint64_t begin, std::uint64_t end,
+                std::uint64_t nodes) {
+        // Counted two places on and filled in one place on: each list then begins where it must.
+        first_.assign(nodes + 2, 0);
+        for_links(lists, degree, begin, end,
+                  [&](std::uint32_t, std::uint32_t target) { ++first_[std::uint64_t{target} + 2]; });
+        std::partial_sum(first_.begin(), first_.end(), first_.begin());
+        all_.resize(first_.back());
+        for_links(lists, degree, begin, end, [&](std::uint32_t source, std::uint32_t target) {
+            all_[first_[std::uint64_t{target} + 1]++] = source;
+        });
+    }
+    std::span<const std::uint32_t> of(std::uint64_t node) const {
+        return std::span(all_).subspan(first_[node], first_[node + 1] - first_[node]);
+    }
+
+  private:
+    std::vector<std::uint64_t> first_;
+    std::vector<std::uint32_t> all_;
+};
+
 class Builder {
   public:
     Builder(const Measure& measure, std::uint64_t nodes, unsigned threads, const Watch& watch)
@@ -43,8 +78,7 @@ class Builder {
           threads_(threads),
           watch_(watch),
           sizes_(upper_sizes(nodes)),
-          lists_(nodes * kRoom, kNoNode),
-          first_source_(nodes + 1) {}
+          lists_(nodes * kRoom, kNoNode) {}
 
     Links build() {
         std::uint64_t linked = 1;
@@ -152,39 +186,20 @@ class Builder {
                from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(kNearer);
     }
 
-    // Counts and places the links of the batch by target: sources come in order by themselves.
     void link_back(std::uint64_t begin, std::uint64_t end) {
-        std::fill(first_source_.begin(), first_source_.end(), 0u);
-        for_links(begin, end, [&](std::uint32_t target, std::uint32_t) { ++first_source_[target + 1]; });
+        sources_.gather(lists_, kRoom, begin, end, begin);
         targets_.clear();
         for (std::uint32_t target = 0; target < begin; ++target) {
-            if (first_source_[target + 1] != 0) targets_.push_back(target);
-            first_source_[target + 1] += first_source_[target];
+            if (!sources_.of(target).empty()) targets_.push_back(target);
         }
-        sources_.resize(first_source_[begin]);
-        std::vector<std::uint32_t>& next = next_source_;
-        next.assign(first_source_.begin(), first_source_.begin() + static_cast<std::ptrdiff_t>(begin));
-        for_links(begin, end,
-                  [&](std::uint32_t target, std::uint32_t source) { sources_[next[target]++] = source; });
         run_some(targets_.size(), kTargetsPerTask, watch_from(end, 0),
                  [&](std::uint64_t i) { add_sources(targets_[i]); });
-    }
-
-    template <class Each>
-    void for_links(std::uint64_t begin, std::uint64_t end, const Each& each) {
-        for (std::uint64_t source = begin; source < end; ++source) {
-            for (const std::uint32_t target : list(source)) {
-                if (target == kNoNode) break;
-                each(target, static_cast<std::uint32_t>(source));
-            }
-        }
     }
 
     void add_sources(std::uint32_t target) {
         const auto links = list(target);
         const std::size_t had = length(links);
-        const auto sources = std::span(sources_).subspan(first_source_[target],
-                                                         first_source_[target + 1] - first_source_[target]);
+        const auto sources = sources_.of(target);
         if (had + sources.size() <= kRoom) {
             std::copy(sources.begin(), sources.end(), links.begin() + static_cast<std::ptrdiff_t>(had));
             return;
@@ -243,7 +258,8 @@ class Builder {
     const Watch& watch_;
     const std::vector<std::uint64_t> sizes_;
     NodeNumbers lists_;
-    std::vector<std::uint32_t> first_source_, next_source_, targets_, sources_;  // of the links of a batch
+    Sources sources_;                     // of the links of a batch
+    std::vector<std::uint32_t> targets_;  // of these
     Links links_;
     std::uint64_t upper_taken_ = 0;
     std::vector<Level> levels_;
@@ -263,7 +279,7 @@ class Joiner {
             spread(node);
         }
         std::fill(marked_.begin(), marked_.end(), false);
-        find_sources();
+        sources_.gather(links_, degree_, 0, nodes_, nodes_);
         spread_back(0);
         // A node whose links are all needed comes to node 0 by one that it leads to.
         for (bool left = true; left;) {
@@ -318,26 +334,12 @@ class Joiner {
         }
     }
 
-    void find_sources() {
-        first_source_.assign(nodes_ + 1, 0);
-        for (const std::uint32_t target : links_) {
-            if (target != kNoNode) ++first_source_[std::uint64_t{target} + 1];
-        }
-        for (std::uint64_t node = 0; node < nodes_; ++node) first_source_[node + 1] += first_source_[node];
-        std::vector<std::uint64_t> next(first_source_.begin(), first_source_.end() - 1);
-        sources_.resize(first_source_[nodes_]);
-        for (std::uint64_t i = 0; i < links_.size(); ++i) {
-            if (links_[i] != kNoNode) sources_[next[links_[i]]++] = static_cast<std::uint32_t>(i / degree_);
-        }
-    }
-
     void spread_back(std::uint32_t start) {
         marked_[start] = true;
         queue_.assign(1, start);
         for (std::size_t next = 0; next < queue_.size(); ++next) {
             const std::uint32_t node = queue_[next];
-            for (std::uint64_t i = first_source_[node]; i < first_source_[std::uint64_t{node} + 1]; ++i) {
-                const std::uint32_t source = sources_[i];
+            for (const std::uint32_t source : sources_.of(node)) {
                 if (marked_[source]) continue;
                 marked_[source] = true;
                 for (std::uint32_t at = 0; at < degree_; ++at) {
@@ -382,8 +384,8 @@ class Joiner {
     const std::uint64_t nodes_;
     std::vector<std::uint64_t> needed_;  // a bit for each link of a node
     std::vector<bool> marked_;
-    std::vector<std::uint32_t> queue_, sources_;
-    std::vector<std::uint64_t> first_source_;
+    std::vector<std::uint32_t> queue_;
+    Sources sources_;
     std::uint32_t first_free_ = 0;  // no node before it has a free place
     Walk walk_;
 };
