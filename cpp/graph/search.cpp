@@ -1,7 +1,6 @@
 // Searching a graph: the walk, the exact comparison of the best it met, and where it would take longer or
 // find too little, a scan of the rows. Nothing that was opened is trusted.
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "core/scan.hpp"
@@ -12,7 +11,6 @@
 namespace constann {
 namespace {
 
-constexpr std::size_t kScoredAtOnce = 64;
 constexpr std::uint64_t kUsualK = 10;   // what codes are tried with
 constexpr std::uint64_t kReranked = 4;  // one node in so many followed, or the trial's number
 constexpr std::uint64_t kScanned = 8;   // rows that are scanned in the time one node in view takes
@@ -69,7 +67,7 @@ class Graph::Search final : public Index::Searcher {
             const auto one = RowsView({queries[query], queries.stride()}, queries.stride());
             walk(one[0]);
             if (take_candidates()) {
-                score(one[0], nearest[query]);
+                offer_rows(kernels_, graph_.metric(), one[0], graph_.rows(), s_.candidates, nearest[query]);
             } else {
                 Scan(graph_.metric(), graph_.rows(), filter_).search(one, nearest.subspan(query, 1));
             }
@@ -137,20 +135,6 @@ class Graph::Search final : public Index::Searcher {
         }
         for (std::uint64_t at = place + 1; at < place + k_; ++at) s_.candidates.push_back(row(at));
         return static_cast<std::uint32_t>(last);
-    }
-
-    void score(const std::byte* query, NearestRows& nearest) {
-        const RowsView& rows = graph_.rows();
-        std::array<const std::byte*, kScoredAtOnce> addresses;
-        std::array<float, kScoredAtOnce> scored;
-        for (std::size_t first = 0; first < s_.candidates.size(); first += kScoredAtOnce) {
-            const auto here = std::span(s_.candidates)
-                                  .subspan(first, std::min(kScoredAtOnce, s_.candidates.size() - first));
-            for (std::size_t i = 0; i < here.size(); ++i) addresses[i] = rows[here[i]];
-            distances(kernels_, graph_.metric(), query, std::span(addresses).first(here.size()),
-                      rows.stride(), std::span(scored).first(here.size()));
-            for (std::size_t i = 0; i < here.size(); ++i) nearest.offer(scored[i], here[i]);
-        }
     }
 
     const Graph& graph_;
