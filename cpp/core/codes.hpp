@@ -23,7 +23,7 @@ struct CodeScale {
 
 // Length in bytes of a row of codes.
 constexpr std::size_t code_stride(std::uint32_t dim) {
-    return (dim + kernels::kCodeGroup - 1) / kernels::kCodeGroup * kernels::kCodeGroup;
+    return rounded_up(dim, kernels::kCodeGroup);
 }
 
 // Length in bytes of a row of codes of 4 bits, two in a byte.

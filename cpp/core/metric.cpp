@@ -69,8 +69,8 @@ std::optional<Metric> metric_named(std::string_view name) {
 }
 
 std::size_t row_stride(Metric metric, std::uint32_t dim) {
-    if (metric == Metric::hamming) return (std::size_t{dim} + 63) / 64 * sizeof(std::uint64_t);
-    return padded_length(dim) * sizeof(float);
+    if (metric == Metric::hamming) return rounded_up(dim, 64) / 8;
+    return rounded_up(dim, kernels::kLanes) * sizeof(float);
 }
 
 std::uint64_t columns_of(Metric metric, std::uint32_t dim) {

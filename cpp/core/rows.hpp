@@ -15,9 +15,9 @@ namespace constann {
 inline constexpr std::uint32_t kMaxDim = 65536;
 inline constexpr std::uint64_t kMaxRows = 0xfffffffe;  // row numbers are 32 bits; the largest is kept free
 
-// The length of a row in floats, zero-padded to whole groups of lanes.
-constexpr std::size_t padded_length(std::uint32_t dim) {
-    return (dim + kernels::kLanes - 1) / kernels::kLanes * kernels::kLanes;
+// To a multiple of `group`.
+constexpr std::uint64_t rounded_up(std::uint64_t count, std::uint64_t group) {
+    return (count + group - 1) / group * group;
 }
 
 // Cache-line alignment, for speed alone: nothing may rely on it, as mapped rows do not have it.

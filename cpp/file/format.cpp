@@ -47,10 +47,6 @@ VectorType vector_type(Metric metric) {
     return metric == Metric::hamming ? VectorType::bits : VectorType::float32;
 }
 
-std::uint64_t aligned(std::uint64_t offset) {
-    return (offset + kSectionAlignment - 1) / kSectionAlignment * kSectionAlignment;
-}
-
 struct Writer {
     void raw(std::span<const std::byte> more) { bytes.insert(bytes.end(), more.begin(), more.end()); }
     template <class T>
@@ -154,7 +150,7 @@ void read_sections(Reader& reader, Header& header, std::uint32_t count, std::uin
         section.length = reader.number<std::uint64_t>();
         const auto digest = reader.take(kDigestLength);
         std::copy(digest.begin(), digest.end(), section.digest.begin());
-        if (section.offset != aligned(end) || section.offset > total ||
+        if (section.offset != rounded_up(end, kSectionAlignment) || section.offset > total ||
             section.length > total - section.offset) {
             throw FormatError(std::string("section ") + name_of(section.tag) + " does not lie where it must");
         }
@@ -174,7 +170,8 @@ void place_sections(Header& header, std::span<const Content> contents) {
     header.sections.assign(contents.size(), Section{});
     std::uint64_t end = header_length(header) + kDigestLength;
     for (std::size_t i = 0; i < contents.size(); ++i) {
-        header.sections[i] = {contents[i].tag, aligned(end), contents[i].bytes.size(), {}};
+        header.sections[i] = {
+            contents[i].tag, rounded_up(end, kSectionAlignment), contents[i].bytes.size(), {}};
         end = header.sections[i].offset + header.sections[i].length;
     }
 }

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <string>
 
 #include "core/ordered.hpp"
 #include "core/scan.hpp"

@@ -1,7 +1,6 @@
 // See rotation.hpp.
 #include "graph/rotation.hpp"
 
-#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
