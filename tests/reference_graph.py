@@ -21,13 +21,14 @@ ORDER_STREAM, TRIAL_STREAM, ROTATION_STREAM = 0x6F72646572, 0x747269616C, 0x726F
 TRIAL_QUERIES, TRIAL_NEAREST = 128, 11  # rows that are tried as queries, and their neighbours with themselves
 LOST_AT_MOST = 700  # one in so many of these may fall behind those that are compared exactly
 RERANKS = (16, 24, 32, 48, 64)
-RERANK_OF_FLOATS = 16
+RERANK_OF_FLOATS = 10
+FEW_RERANKED = 32  # with no more codes of 4 bits win; else the form with the fewest, those of 7 bits counted twice
 USUAL_K = 10
 SCANNED = 8  # rows are scanned where they are no more than so many for each node in view
 RERANKED = 4  # with codes, one node in so many followed is compared exactly, or `Form.rerank`
 PRODUCT_BASE = 0x80000000
 NO_ANSWER = 0xFFFFFFFF
-NEARER, NEARER_OF = 19, 20  # how much nearer one must be to cover another
+NEARER, NEARER_OF = 19, 20  # how much nearer one must be to cover another; on upper levels nearer at all
 LARGEST_BIAS = float(1 << 30)
 FOUND, FOUND_OF = 995, 1000  # of the trial's neighbours: what the default effort must find
 MOST_EFFORT = 1024
@@ -178,7 +179,7 @@ class Graph:
         followed = min(nodes, int(in_view))
         pool = min(nodes, int(max(in_view, best * (len(self.rows) / max(most, 1)))))
         answers = self.answers(query)
-        entries = reference_links.descend(self.links.upper, answers, nodes)
+        entries = reference_links.descend(self.links.upper, answers, nodes, followed)
         near = reference_links.walk(self.links.lowest, answers, entries, pool, followed)
         chosen: list[int] = []
         taken = found = serving = 0
@@ -287,9 +288,10 @@ def rerank_of(graph: Graph, form: Form, codes: np.ndarray, trial: Trial) -> int 
 
 
 def choose_codes(graph: Graph, trial: Trial, wanted: int | None) -> None:
-    """Four bits rather than seven, rows as they are rather than rotated, seven bits rather than none."""
+    """Four bits if few rows must be compared exactly, or else what costs least; none if no codes serve."""
     if wanted == 0:
         return
+    least: int | None = None
     for rotation in (None, Rotation(graph.dim, graph.seed)):
         rows = graph.rows if rotation is None else rotation.turn(graph.rows)
         scale = reference_codes.scale_of(rows, graph.dim)
@@ -298,14 +300,14 @@ def choose_codes(graph: Graph, trial: Trial, wanted: int | None) -> None:
         codes = reference_codes.codes_of(rows, graph.dim, scale)
         for bits in (4, 7) if wanted is None else (wanted,):
             form = Form(bits, rotation, scale)
-            if bits == 7 and graph.form.bits == 7:
+            rerank = rerank_of(graph, form, codes, trial)
+            if rerank is None:
                 continue
-            if rerank := rerank_of(graph, form, codes, trial):
-                form.rerank = rerank
-                graph.form, graph.codes = form, codes
-                break
-        if graph.form.bits == 4:
-            return
+            form.rerank, cost = rerank, rerank * (2 if bits == 7 else 1)
+            if least is None or cost < least:
+                graph.form, graph.codes, least = form, codes, cost
+            if bits == 4 and rerank <= FEW_RERANKED:
+                return
 
 
 def group_rows(graph: Graph) -> None:
@@ -350,18 +352,18 @@ def measure_of_codes(graph: Graph, by_row: np.ndarray) -> reference_links.Measur
     return reference_links.Measure(from_node, distances_cover)
 
 
-def distances_cover(between: int, distance: int) -> bool:
-    return between * NEARER_OF < distance * NEARER
+def distances_cover(between: int, distance: int, upper: bool) -> bool:
+    return between * NEARER_OF < distance * (NEARER_OF if upper else NEARER)
 
 
-def products_cover(between: int, distance: int) -> bool:
+def products_cover(between: int, distance: int, upper: bool) -> bool:
     return between < distance
 
 
-def float_distances_cover(between: int, distance: int) -> bool:
+def float_distances_cover(between: int, distance: int, upper: bool) -> bool:
     with np.errstate(all="ignore"):
         nearer = from_ordered_bits(between) * np.float32(NEARER_OF)
-        return bool(nearer < from_ordered_bits(distance) * np.float32(NEARER))
+        return bool(nearer < from_ordered_bits(distance) * np.float32(NEARER_OF if upper else NEARER))
 
 
 def bias_of(graph: Graph) -> npt.NDArray[np.int64]:

@@ -13,9 +13,10 @@ import numpy as np
 
 LINKS, UPPER_LINKS = 32, 16
 ROOM = 40  # links of a node while building: pruned to LINKS where there would be more
-POOL = 88  # nearest nodes that a new one chooses among
+POOL, UPPER_POOL = 88, 160  # nearest nodes that a new one chooses among, and one of the upper levels
 LARGEST_BATCH = 50  # one in so many of all nodes
-UPPER_SHARE, FIRST_NODES = 32, 64  # levels hold 1/32 of the nodes, 1/1024 and so on, while there are 64 of them
+UPPER_SHARE, SMALLEST_LEVEL = 32, 64  # levels hold 1/32 of the nodes, 1/1024 and so on, while there are 64 of them
+LEAST_FIRST, MOST_FIRST = 16, 64  # all looked at: as many as are followed, within these
 FILLED = 16  # places of a new node that are filled whatever is taken, where measures are products
 FOLLOWED_AT_ONCE = 4  # nodes whose links are followed before any of what they lead to
 ENTRIES = 2  # nodes of a level that lead to the one below
@@ -29,7 +30,8 @@ class Measure:
     """How far nodes are from a node."""
 
     from_node: Callable[[int], Answers]
-    covers: Callable[[int, int], bool]  # (answer between candidate and taken node, answer between candidate and node)
+    # (answer between candidate and taken node, answer between candidate and node, whether on an upper level)
+    covers: Callable[[int, int, bool], bool]
     products: bool = False  # answers are of inner products
     bias: Answers | None = None  # of each node, which its answers hold besides: see cpp/graph/walk.hpp
 
@@ -57,7 +59,7 @@ def keys(answers: Answers, nodes: Sequence[int]) -> list[Key]:
 def upper_sizes(nodes: int) -> list[int]:
     """How many nodes each upper level has, the smallest first."""
     sizes = []
-    while (nodes := nodes // UPPER_SHARE) >= FIRST_NODES:
+    while (nodes := nodes // UPPER_SHARE) >= SMALLEST_LEVEL:
         sizes.append(nodes)
     return sizes[::-1]
 
@@ -89,15 +91,16 @@ def follow_next(near: Sequence[int], followed: set[int]) -> list[int]:
     return [node for node in near if node not in followed][:FOLLOWED_AT_ONCE]
 
 
-def descend(upper: list[Lists], answers: Answers, nodes: int) -> list[int]:
+def descend(upper: list[Lists], answers: Answers, nodes: int, followed: int) -> list[int]:
     """Where a walk on the lowest level begins: the best of the first nodes, or of what upper levels lead to."""
-    best = keys(answers, range(min(nodes, FIRST_NODES)))[:ENTRIES]
+    first = MOST_FIRST if len(upper) > 1 else min(max(followed, LEAST_FIRST), MOST_FIRST)
+    best = keys(answers, range(min(nodes, first)))[:ENTRIES]
     for level in upper:
         best = walk(level, answers, [node for _, node in best], ENTRIES)
     return [node for _, node in best]
 
 
-def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int, filled: int) -> list[int]:
+def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int, filled: int, upper: bool) -> list[int]:
     """Take of the candidates, nearest first, those that no taken one is much nearer to than the node is.
 
     By inner products others follow, until so many are taken.
@@ -110,7 +113,7 @@ def prune(measure: Measure, node: int, candidates: Sequence[Key], most: int, fil
         distance = 2 * half
         if measure.bias is not None:
             distance += measure.bias[node] - measure.bias[candidate]
-        if not any(measure.covers(between[other], distance) for other in taken):
+        if not any(measure.covers(between[other], distance, upper) for other in taken):
             taken.append(candidate)
     if measure.products:
         others = [candidate for _, candidate in candidates if candidate not in taken]
@@ -125,25 +128,30 @@ class Builder:
         self.measure, self.nodes = measure, nodes
         self.lists: Lists = [[] for _ in range(nodes)]
         self.upper: list[Lists] = []
+        self.upper_now = False  # what is linked is of the upper levels
 
     def build(self) -> Links:
         sizes = upper_sizes(self.nodes)
         linked = 1
         while linked < self.nodes:
             if linked in sizes:
+                self.upper_now = True
                 self.upper.append(joined(self.measure, self.kept(linked, UPPER_LINKS), UPPER_LINKS))
             end = min(self.nodes, linked + min(linked, max(self.nodes // LARGEST_BATCH, 1)))
             end = min([end, *(size for size in sizes if size > linked)])
+            self.upper_now = bool(sizes) and end <= sizes[-1]
             self.link_batch(linked, end)
             linked = end
+        self.upper_now = False
         return Links(joined(self.measure, self.kept(self.nodes, LINKS), LINKS), self.upper)
 
     def link_batch(self, begin: int, end: int) -> None:
         """Each looks among the nodes before the batch alone; then these get their links back, by rising source."""
         for node in range(begin, end):
             answers = self.measure.from_node(node)
-            near = walk(self.lists, answers, descend(self.upper, answers, begin), POOL)
-            self.lists[node] = prune(self.measure, node, near, LINKS, FILLED)
+            pool = UPPER_POOL if self.upper_now else POOL
+            near = walk(self.lists, answers, descend(self.upper, answers, begin, LEAST_FIRST), pool)
+            self.lists[node] = prune(self.measure, node, near, LINKS, FILLED, self.upper_now)
         back: dict[int, list[int]] = {}
         for node in range(begin, end):
             for target in self.lists[node]:
@@ -152,7 +160,7 @@ class Builder:
             all_links = self.lists[target] + sources
             if len(all_links) > ROOM:
                 near = keys(self.measure.from_node(target), all_links)
-                all_links = prune(self.measure, target, near, LINKS, LINKS)
+                all_links = prune(self.measure, target, near, LINKS, LINKS, self.upper_now)
             self.lists[target] = all_links
 
     def kept(self, nodes: int, degree: int) -> Lists:
@@ -161,7 +169,8 @@ class Builder:
         for node in range(nodes):
             near = keys(self.measure.from_node(node), self.lists[node])
             most = [other for _, other in near]
-            kept.append(most if len(near) <= degree else prune(self.measure, node, near, degree, degree))
+            longer = len(near) > degree
+            kept.append(prune(self.measure, node, near, degree, degree, self.upper_now) if longer else most)
         return kept
 
 
@@ -234,7 +243,7 @@ class Joiner:
     def met(self, node: int) -> list[int]:
         """What a walk to the node finds."""
         answers = self.measure.from_node(node)
-        found = walk(self.lists, answers, descend([], answers, len(self.lists)), POOL)
+        found = walk(self.lists, answers, descend([], answers, len(self.lists), POOL), POOL)
         return [other for _, other in found]
 
 

@@ -13,11 +13,13 @@ namespace constann {
 namespace {
 
 constexpr std::size_t kPool = 88;            // nearest nodes that a new one chooses among
+constexpr std::size_t kUpperPool = 160;      // and one of the upper levels
 constexpr std::uint64_t kLargestBatch = 50;  // one in so many of all nodes
 constexpr std::uint32_t kRoom = kMaxDegree;  // links of a node while building: pruned to kLinks beyond
 constexpr std::uint64_t kNodesPerTask = 64;
 constexpr std::uint64_t kTargetsPerTask = 128;
-// A neighbour is left out where one that was taken lies nearer to it than the node does, by this much.
+// A neighbour is left out where one that was taken lies nearer to it than the node does, by this much; in
+// the upper levels, which must lead out of clusters, where it lies nearer at all.
 constexpr std::uint64_t kNearer = 19, kNearerOf = 20;
 // By inner products a few long rows lie nearest to all and leave out most others: so many places of a new
 // node go to the nearest whatever is taken, and all places of a list that is pruned again. With none searches
@@ -95,6 +97,7 @@ class Builder {
             linked = end;
         }
         links_.lowest.resize(nodes_ * kLinks);
+        upper_ = false;
         take_lists(links_.lowest, kLinks, nodes_);
         return std::move(links_);
     }
@@ -116,6 +119,7 @@ class Builder {
     }
 
     void link_batch(std::uint64_t begin, std::uint64_t end) {
+        upper_ = !sizes_.empty() && end <= sizes_.back();
         run_some(end - begin, kNodesPerTask, watch_from(begin, kNodesPerTask),
                  [&](std::uint64_t i) { link_node(static_cast<std::uint32_t>(begin + i), begin); });
         link_back(begin, end);
@@ -131,7 +135,8 @@ class Builder {
     void link_node(std::uint32_t node, std::uint64_t linked) {
         Scratch& scratch = scratch_of_this_thread();
         const std::byte* query = measure_.at(node);
-        descend(scratch.walk, levels_, measure_, query, linked, kPool);
+        const std::size_t pool = upper_ ? kUpperPool : kPool;
+        descend(scratch.walk, levels_, measure_, query, linked, pool, kLeastFirst);
         scratch.walk.run({bytes_of(lists_), kRoom, linked}, measure_, query);
         prune(node, scratch.walk.keys(), list(node).first(kLinks), kFilled);
     }
@@ -181,9 +186,10 @@ class Builder {
 
     bool nearer(std::uint32_t between, std::uint64_t distance) const {
         if (products()) return between < distance;
-        if (measure_.codes != nullptr) return between * kNearerOf < distance * kNearer;
+        const std::uint64_t part = upper_ ? kNearerOf : kNearer;
+        if (measure_.codes != nullptr) return between * kNearerOf < distance * part;
         return from_ordered_bits(between) * static_cast<float>(kNearerOf) <
-               from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(kNearer);
+               from_ordered_bits(static_cast<std::uint32_t>(distance)) * static_cast<float>(part);
     }
 
     void link_back(std::uint64_t begin, std::uint64_t end) {
@@ -243,6 +249,7 @@ class Builder {
     }
 
     void keep_level(std::uint64_t nodes) {
+        upper_ = true;
         NodeNumbers level(nodes * kUpperLinks);
         take_lists(level, kUpperLinks, nodes);
         join_parts(level, kUpperLinks, measure_, nodes);
@@ -257,6 +264,7 @@ class Builder {
     const unsigned threads_;
     const Watch& watch_;
     const std::vector<std::uint64_t> sizes_;
+    bool upper_ = false;  // what is linked now is of the upper levels
     NodeNumbers lists_;
     Sources sources_;                     // of the links of a batch
     std::vector<std::uint32_t> targets_;  // of these
@@ -370,7 +378,7 @@ class Joiner {
     // The nearest that serves of those that a walk to `node`, which is not marked, finds.
     template <class Serves>
     std::optional<std::uint32_t> nearest(std::uint32_t node, const Serves& serves) {
-        descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool);
+        descend(walk_, {}, measure_, measure_.at(node), nodes_, kPool, kPool);
         walk_.run({bytes_of(links_), degree_, nodes_}, measure_, measure_.at(node));
         for (const std::uint64_t key : walk_.keys()) {
             if (serves(node_of(key))) return node_of(key);
@@ -393,11 +401,13 @@ class Joiner {
 }  // namespace
 
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             std::uint64_t nodes, std::size_t pool) {
+             std::uint64_t nodes, std::size_t pool, std::size_t followed) {
     constexpr std::size_t kEntries = 2;
-    std::array<std::uint32_t, kFirstNodes> first;
-    std::array<std::uint32_t, kFirstNodes> answers;
-    const std::size_t count = std::min(nodes, kFirstNodes);
+    std::array<std::uint32_t, kMostFirst> first;
+    std::array<std::uint32_t, kMostFirst> answers;
+    const std::size_t looked_at =
+        upper.size() > 1 ? kMostFirst : std::clamp(followed, kLeastFirst, kMostFirst);
+    const std::size_t count = std::min(nodes, looked_at);
     for (std::uint32_t node = 0; node < count; ++node) first[node] = node;
     measure.compare(query, std::span(first).first(count), answers.data());
     std::array<std::uint64_t, kEntries> best;

@@ -26,7 +26,10 @@ constexpr std::uint64_t kQueriesPerTask = 8;
 constexpr std::uint64_t kTrialK = 11;       // a row that is a query finds itself, and ten others
 constexpr std::uint64_t kLostAtMost = 700;  // one in so many true neighbours may fall behind the reranked
 constexpr std::uint64_t kMaxRerank = 1 << 20;
-constexpr std::uint64_t kRerankOfFloats = 16;
+constexpr std::uint64_t kRerankOfFloats = 10;
+// Codes of 4 bits win where they leave no more; else of all forms the one that leaves fewest, codes of 7 bits
+// counted twice.
+constexpr std::uint64_t kFewReranked = 32;
 
 std::uint64_t hash_of(std::span<const std::byte> bytes) {
     std::uint64_t hash = 0x9e3779b97f4a7c15u;
@@ -134,17 +137,23 @@ Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
     form_ = {0, false, {}, kRerankOfFloats};
     if (wanted_code_bits_ == 0) return {};
     Bytes best;
+    std::uint64_t least = UINT64_MAX;
     for (const bool rotated : {false, true}) {
         std::optional<Rotation> rotation;
         if (rotated) rotation.emplace(dim(), seed());
         std::optional<CodeTrial> trial = try_codes(rotation, truth, threads);
         if (!trial) continue;
-        const bool four = trial->rerank4 != 0;
-        if (!four && (trial->rerank7 == 0 || form_.bits != 0)) continue;
-        form_ = {four ? std::uint64_t{4} : 7, rotated, trial->scale, four ? trial->rerank4 : trial->rerank7};
-        rotation_ = rotation;
-        best = std::move(trial->codes);
-        if (four) break;
+        const bool four =
+            trial->rerank4 != 0 && (trial->rerank7 == 0 || trial->rerank4 <= 2 * trial->rerank7);
+        const std::uint64_t rerank = four ? trial->rerank4 : trial->rerank7;
+        const std::uint64_t cost = four ? rerank : 2 * rerank;
+        if (rerank != 0 && cost < least) {
+            least = cost;
+            form_ = {four ? std::uint64_t{4} : 7, rotated, trial->scale, rerank};
+            rotation_ = rotation;
+            best = std::move(trial->codes);
+        }
+        if (trial->rerank4 != 0 && trial->rerank4 <= kFewReranked) break;
     }
     return best;
 }
@@ -165,7 +174,7 @@ std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotatio
     if (!scale) return std::nullopt;
     CodeTrial trial{*scale, encode_rows(*scale, from, dim(), threads, {})};
     if (wanted_code_bits_ != 7) trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
-    if (wanted_code_bits_ != 4 && trial.rerank4 == 0)
+    if (wanted_code_bits_ != 4 && (trial.rerank4 == 0 || trial.rerank4 > kFewReranked))
         trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
     return trial;
 }

@@ -87,7 +87,7 @@ class Graph::Search final : public Index::Searcher {
             encode_query(graph_.compared_as(), graph_.form_.scale, compared, graph_.dim(), s_.query_codes);
             compared = s_.query_codes.data();
         }
-        descend(s_.walk, graph_.upper_, measure_, compared, graph_.nodes(), pool_);
+        descend(s_.walk, graph_.upper_, measure_, compared, graph_.nodes(), pool_, followed_);
         s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared, followed_);
     }
 

@@ -234,22 +234,28 @@ class Walk {
     std::array<std::uint32_t, kTogether * kMaxDegree> answers_;
 };
 
-// The upper levels hold the first nodes / 32 nodes, / 1024 and so on, while there are kFirstNodes of them.
-inline constexpr std::uint64_t kFirstNodes = 64;  // all looked at
+// The upper levels hold the first nodes / 32 nodes, / 1024 and so on, while there are kSmallestLevel of them.
+inline constexpr std::uint64_t kSmallestLevel = 64;
 inline constexpr std::uint64_t kUpperShare = 32;
+// All looked at: as many as links are followed of, within these. The most where there are several levels:
+// what is missed on one of them is hardly found on the next, which has 32 times as many nodes of each
+// cluster.
+inline constexpr std::size_t kLeastFirst = 16, kMostFirst = 64;
+static_assert(kMostFirst <= kSmallestLevel);
 inline constexpr std::uint32_t kLinks = 32;
 inline constexpr std::uint32_t kUpperLinks = 16;
 
 // Their sizes, the smallest first.
 inline std::vector<std::uint64_t> upper_sizes(std::uint64_t nodes) {
     std::vector<std::uint64_t> sizes;
-    for (nodes /= kUpperShare; nodes >= kFirstNodes; nodes /= kUpperShare) sizes.push_back(nodes);
+    for (nodes /= kUpperShare; nodes >= kSmallestLevel; nodes /= kUpperShare) sizes.push_back(nodes);
     std::reverse(sizes.begin(), sizes.end());
     return sizes;
 }
 
-// Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to.
+// Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to. It keeps `pool`
+// of them and is to follow the links of `followed`.
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             std::uint64_t nodes, std::size_t pool);
+             std::uint64_t nodes, std::size_t pool, std::size_t followed);
 
 }  // namespace constann

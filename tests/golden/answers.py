@@ -163,7 +163,7 @@ GRAPH_INDEXES = [
     ("denormal", 60, 16, 9, None, None),
     ("mixed", 120, 20, 0, None, None),
     ("cancelling", 100, 31, 10, 1, None),
-    ("outliers", 700, 32, 0, None, None),
+    ("outliers", 700, 32, 0, None, 4),
     ("ordinary", 2100, 9, 11, None, None),
 ]
 SEARCHED_K = (1, 5)

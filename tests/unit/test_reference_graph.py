@@ -151,7 +151,7 @@ def test_what_is_reserved_for_changes_after_a_build_is_refused_by_this_version(
 def test_upper_levels_are_those_of_the_reference(metric: str) -> None:
     rows = normal(2200, 10)
     index, graph = both(rows, metric)
-    assert len(graph.links.upper) == 1 and len(graph.links.upper[0]) == 2200 // 32
+    assert len(graph.links.upper) == 1 and len(graph.links.upper[0]) == 2200 // reference_links.UPPER_SHARE
     assert index.to_bytes() == graph.file()
     assert_same_answers(index, graph, normal(5, 10, seed=1))
 
