@@ -171,6 +171,17 @@ def test_another_rule_of_upper_levels_makes_other_bytes(rule: str, monkeypatch: 
     assert index.to_bytes() != reference_graph.build("euclidean", rows, 0, effort=10).file()
 
 
+def test_as_many_first_nodes_are_looked_at_as_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    index, graph = both(normal(2200, 60), "euclidean", effort=10)
+    queries = normal(150, 60, seed=5)
+    for effort, bound, other in ((10, "LEAST_FIRST", 2), (20, "MOST_FIRST", 16), (30, "MOST_FIRST", 16)):
+        ids, _ = index.search(queries, 10, effort=effort)
+        np.testing.assert_array_equal(ids, graph.search(queries, 10, effort)[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(reference_links, bound, other)
+            assert (graph.search(queries, 10, effort)[0] != ids).any(), "control: other first nodes answer otherwise"
+
+
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_as_many_rows_are_compared_exactly_as_by_the_reference(metric: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For queries far from the rows, of which the codes' order says less than the trial found."""
