@@ -3,6 +3,7 @@
 // values must not ruin all others.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -55,6 +56,13 @@ void encode_query(Metric metric, const CodeScale& scale, const std::byte* query,
 
 // The kernel that compares codes, or half codes, for this metric: not hamming, nor manhattan by half codes.
 kernels::ManyCodes code_kernel(const kernels::KernelTable& kernels, Metric metric, bool half = false);
+
+inline constexpr std::uint64_t kUsualK = 10;  // neighbours that codes are tried with
+
+// How many candidates are compared exactly for k neighbours, where `rerank` are for the usual number.
+inline std::uint64_t reranked_for(std::uint64_t rerank, std::uint64_t k) {
+    return rerank + 2 * (std::max(k, kUsualK) - kUsualK);
+}
 
 // How many candidates codes must leave for the exact comparison: the least of `choices` by which at most one
 // in `lost_at_most` true neighbours is lost, of which each had so many candidates before it as `ranks` says;

@@ -16,7 +16,6 @@ namespace constann {
 namespace {
 
 constexpr std::size_t kCacheLine = 64;
-constexpr std::uint64_t kUsualK = 10;  // what codes are tried with
 
 #if defined(CONSTANN_UNCHECKED)  // only to measure what the checks cost: benchmarks/bounds_checks.py
 constexpr bool kChecked = false;
@@ -78,8 +77,7 @@ class Forest::Walk final : public Index::Searcher {
                 take_all_allowed();
             } else {
                 gather(here);
-                const std::uint64_t best =
-                    forest_.codes_.rerank + 2 * (std::max<std::uint64_t>(k_, kUsualK) - kUsualK);
+                const std::uint64_t best = reranked_for(forest_.codes_.rerank, k_);
                 if (coded_ && s_.candidates.size() > best) keep_best_codes(here, best);
             }
             offer_rows(kernels_, forest_.metric(), here, rows_, s_.candidates, nearest[query]);

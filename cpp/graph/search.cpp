@@ -11,7 +11,6 @@
 namespace constann {
 namespace {
 
-constexpr std::uint64_t kUsualK = 10;   // what codes are tried with
 constexpr std::uint64_t kReranked = 4;  // one node in so many followed, or the trial's number
 constexpr std::uint64_t kScanned = 8;   // rows that are scanned in the time one node in view takes
 
@@ -45,7 +44,7 @@ class Graph::Search final : public Index::Searcher {
           measure_(graph.measure(kernels_)),
           s_(scratch_of_this_thread()) {
         const std::uint64_t nodes = graph.nodes();
-        best_ = graph.form_.rerank + 2 * (std::max(k_, kUsualK) - kUsualK);
+        best_ = reranked_for(graph.form_.rerank, k_);
         const std::uint64_t wanted = std::min(std::max(plan.effort, k_), nodes);
         // Else no effort finds what codes put behind others, which they do more often far from all rows.
         if (graph.form_.bits != 0) best_ = std::max(best_, wanted / kReranked);
@@ -101,7 +100,7 @@ class Graph::Search final : public Index::Searcher {
             if (enough && !filter_.filters()) return true;
             const auto [begin, end] = graph_.node_rows_.of(node_of(key));
             looked_at += end - begin;
-            if (looked_at > rows) graph_damaged("its nodes share rows");
+            if (looked_at > rows) file::damaged("its nodes share rows");
             bool any = false;
             for (std::uint32_t place = begin; place < end; ++place) {
                 const std::uint32_t row = graph_.node_rows_.row(place, rows);

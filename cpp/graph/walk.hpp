@@ -19,11 +19,6 @@ namespace constann {
 
 inline constexpr std::uint32_t kNoNode = 0xffffffffu;  // fills a list of links that has room left
 
-// Kept out of the loops that may come to it.
-[[noreturn, gnu::cold, gnu::noinline]] inline void graph_damaged(const char* what) {
-    throw file::FormatError(std::string("the index is damaged: ") + what);
-}
-
 // One integer that sorts by the answer, but for its last bit, then by the node; the last bit is free, to say
 // that the node's links were followed.
 inline std::uint64_t node_key(std::uint32_t answer, std::uint32_t node) {
@@ -45,12 +40,12 @@ struct NodeRows {
         if (bounds.empty()) return {node, node + 1};
         const auto begin = file::load<std::uint32_t>(bounds.data(), node);
         const auto end = file::load<std::uint32_t>(bounds.data(), std::uint64_t{node} + 1);
-        if (begin >= end || end > rows.size() / sizeof(std::uint32_t)) graph_damaged("a node has no rows");
+        if (begin >= end || end > rows.size() / sizeof(std::uint32_t)) file::damaged("a node has no rows");
         return {begin, end};
     }
     std::uint32_t row(std::uint32_t place, std::uint64_t count) const {
         const auto row = file::load<std::uint32_t>(rows.data(), place);
-        if (row >= count) graph_damaged("a node names a row that does not exist");
+        if (row >= count) file::damaged("a node names a row that does not exist");
         return row;
     }
 };
@@ -186,7 +181,7 @@ class Walk {
             for (std::uint32_t i = 0; i < level.degree; ++i) {
                 const std::uint32_t neighbour = level.link(node, i);
                 if (neighbour == kNoNode) break;
-                if (neighbour >= level.nodes) graph_damaged("a link leads to a node that does not exist");
+                if (neighbour >= level.nodes) file::damaged("a link leads to a node that does not exist");
                 if (!meet(neighbour)) continue;
                 neighbours_[count++] = neighbour;
                 measure.fetch(neighbour);
