@@ -5,6 +5,7 @@ Compiles nothing itself, and publishes nothing.
 """
 
 import argparse
+import hashlib
 import os
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ import tempfile
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from ci import builders, containers, engine, foreign_programs
+from ci import cache as kept
 from ci import platforms as facts_of
 from ci.audit.wheel import audit_wheel
 from ci.backend import date_of
@@ -23,7 +26,7 @@ from ci.engine import Engine
 from ci.platforms import Platform, Target
 from ci.progress import say, step
 from ci.wheel_file import WheelError, abi_of, read_wheel
-from ci.wheels import SOURCES, print_table, row_of
+from ci.wheels import SOURCES, digests_of_inputs, print_table, row_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,7 +104,13 @@ def audit(path: Path, target: Target, *, own_tag: bool) -> list[str]:
 
 
 def build_locally(
-    found: Engine, wanted: Sequence[Platform], output: Path, *, python: str, compiler: str = "image"
+    found: Engine,
+    wanted: Sequence[Platform],
+    output: Path,
+    *,
+    python: str,
+    compiler: str = "image",
+    kept_too: bool = False,
 ) -> dict[str, Path]:
     """Build in images of our own, those of other architectures under QEMU, and return each platform's wheel.
 
@@ -118,6 +127,8 @@ def build_locally(
     compiler
         "image" for the image's own, which makes tags as new as its C library; "release" for the one that
         pyproject.toml sets up.
+    kept_too
+        Take a wheel that was built before, from the same: where it is emulated, building takes half an hour.
 
     Raises
     ------
@@ -126,9 +137,16 @@ def build_locally(
     """
     containers.remove_leftovers(found)
     prepared = builders.prepare(found, wanted, facts_of.load_images(), python)
+    places = {
+        platform.name: _place(platform.name, prepared[platform.name], python=python, compiler=compiler)
+        for platform in wanted
+    }
     wheels = {}
     with _project() as project:
         for platform in wanted:
+            if kept_too and (before := _take_kept(platform.name, places[platform.name], output)):
+                wheels[platform.name] = before
+                continue
             variables = {
                 **found.program_environment,
                 "CIBW_BUILD": f"cp{abi_of(python)}-manylinux_{platform.architecture}",
@@ -138,7 +156,40 @@ def build_locally(
             }
             with foreign_programs.runnable(found, platform, prepared[platform.name]):
                 (wheels[platform.name],) = _cibuildwheel(project, platform, variables, output)
+            _keep(platform.name, wheels[platform.name], places[platform.name])
     return wheels
+
+
+def _place(platform: str, image: str, *, python: str, compiler: str) -> Path:
+    """Return where a wheel is kept, by all that it is made of."""
+    (inputs,) = digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels")).values()
+    made_from = [inputs, image, compiler, version("cibuildwheel")]
+    return kept.folder("cibuildwheel", hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]) / platform
+
+
+def _keep(platform: str, wheel: Path, place: Path) -> None:
+    """Keep a wheel and what cibuildwheel said, in place of what was kept."""
+    shutil.rmtree(place, ignore_errors=True)
+    with kept.whole(place) as folder:
+        folder.mkdir()
+        shutil.copy(wheel, folder)
+        shutil.copy(wheel.parent / _log_name(platform), folder)
+
+
+def _take_kept(platform: str, place: Path, output: Path) -> Path | None:
+    """Copy a wheel that was kept, and what cibuildwheel said, to where a new one would be."""
+    if not place.exists():
+        return None
+    (wheel,) = place.glob("*.whl")
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copy(place / _log_name(platform), output)
+    say(f"{platform}: {wheel.name}, built by cibuildwheel before, from the same")
+    shutil.copy(wheel, output)
+    return output / wheel.name
+
+
+def _log_name(platform: str) -> str:
+    return f"cibuildwheel-{platform}.txt"
 
 
 def _local(wanted: Iterable[Target]) -> list[Platform]:
@@ -217,7 +268,7 @@ def _cibuildwheel(project: Path, target: Target, variables: Mapping[str, str], o
             errors="replace",
             check=False,
         )
-        (output / f"cibuildwheel-{target.name}.txt").write_text(done.stdout)
+        (output / _log_name(target.name)).write_text(done.stdout)
         if done.returncode:
             tail = "\n".join(done.stdout.splitlines()[-40:])
             raise WheelError(f"{target.name}: cibuildwheel failed with exit status {done.returncode}:\n{tail}")

@@ -171,7 +171,12 @@ def build_with_cibuildwheel(work: Work) -> list[str]:
     python = work.facts.python
     output = work.folder / "cibuildwheel"
     built = cibuildwheel.build_locally(
-        work.running_engine, list(work.platforms.values()), output, python=python, compiler="image"
+        work.running_engine,
+        list(work.platforms.values()),
+        output,
+        python=python,
+        compiler="image",
+        kept_too=not work.again,
     )
     work.wheels |= {WheelKey(name, python, "cibuildwheel"): path for name, path in built.items()}
     return [

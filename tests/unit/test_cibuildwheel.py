@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from ci import builders, cibuildwheel, containers, platforms, wheels, zig
+from ci import builders, cibuildwheel, containers, foreign_programs, platforms, wheels, zig
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGETS = platforms.load_targets()
@@ -101,6 +103,41 @@ def test_builds_in_our_own_images_have_no_network_and_are_known_as_ours() -> Non
     options = cibuildwheel.container_options()
     assert "'--network=none'" in options and "'--env=PIP_NO_INDEX=1'" in options
     assert containers.OWNER in options
+
+
+def test_a_gate_takes_a_wheel_that_was_built_before_only_where_nothing_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    platform = platforms.load()["linux-aarch64"]
+    images, built = {platform.name: "image:one"}, []
+
+    def build(project: Path, target: platforms.Target, variables: Any, output: Path) -> list[Path]:
+        built.append(variables)
+        output.mkdir(exist_ok=True)
+        (output / f"cibuildwheel-{target.name}.txt").write_text("all is well")
+        (output / "a.whl").write_text(f"build {len(built)}")
+        return [output / "a.whl"]
+
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cibuildwheel, "_cibuildwheel", build)
+    monkeypatch.setattr(cibuildwheel, "digests_of_inputs", lambda *_, **__: {"3.11": "sources"})
+    monkeypatch.setattr(containers, "remove_leftovers", lambda _: None)
+    monkeypatch.setattr(builders, "prepare", lambda *_: images)
+    monkeypatch.setattr(foreign_programs, "runnable", lambda *_: nullcontext())
+    found = SimpleNamespace(program_environment={})
+
+    def wheel(name: str, *, kept_too: bool = True) -> str:
+        output = tmp_path / name
+        paths = cibuildwheel.build_locally(found, [platform], output, python="3.11", kept_too=kept_too)  # type: ignore[arg-type]
+        assert (output / "cibuildwheel-linux-aarch64.txt").read_text() == "all is well"
+        return paths[platform.name].read_text()
+
+    assert wheel("first") == wheel("second") == "build 1"
+    assert wheel("anew", kept_too=False) == wheel("after") == "build 2", "what is built anew is kept instead"
+    images[platform.name] = "image:two"
+    assert wheel("other image") == "build 3"
+    monkeypatch.setattr(cibuildwheel, "digests_of_inputs", lambda *_, **__: {"3.11": "changed"})
+    assert wheel("other sources") == "build 4"
 
 
 def test_our_own_images_hold_what_the_pins_say() -> None:
