@@ -407,7 +407,7 @@ void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, c
     std::array<std::uint32_t, kMostFirst> answers;
     const std::size_t looked_at =
         upper.size() > 1 ? kMostFirst : std::clamp(followed, kLeastFirst, kMostFirst);
-    const std::size_t count = std::min(nodes, looked_at);
+    const std::size_t count = std::min<std::uint64_t>(nodes, looked_at);
     for (std::uint32_t node = 0; node < count; ++node) first[node] = node;
     measure.compare(query, std::span(first).first(count), answers.data());
     std::array<std::uint64_t, kEntries> best;
