@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # tests/*.py that hold no tests, and the harness, which is run from the checkout and not installed
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 DATA = ROOT / "tests" / "conformance" / "data"
+
+# Started in the background by a shell, the tests ignore Ctrl-C, and so would all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
