@@ -91,9 +91,9 @@ def follow_next(near: Sequence[int], followed: set[int]) -> list[int]:
     return [node for node in near if node not in followed][:FOLLOWED_AT_ONCE]
 
 
-def descend(upper: list[Lists], answers: Answers, nodes: int, followed: int) -> list[int]:
+def descend(upper: list[Lists], answers: Answers, nodes: int, first_nodes: int) -> list[int]:
     """Where a walk on the lowest level begins: the best of the first nodes, or of what upper levels lead to."""
-    first = MOST_FIRST if len(upper) > 1 else min(max(followed, LEAST_FIRST), MOST_FIRST)
+    first = MOST_FIRST if len(upper) > 1 else min(max(first_nodes, LEAST_FIRST), MOST_FIRST)
     best = keys(answers, range(min(nodes, first)))[:ENTRIES]
     for level in upper:
         best = walk(level, answers, [node for _, node in best], ENTRIES)
@@ -128,21 +128,19 @@ class Builder:
         self.measure, self.nodes = measure, nodes
         self.lists: Lists = [[] for _ in range(nodes)]
         self.upper: list[Lists] = []
-        self.upper_now = False  # what is linked is of the upper levels
+        self.upper_now = False  # the batch linked last is of the upper levels: so is one that is kept after it
 
     def build(self) -> Links:
         sizes = upper_sizes(self.nodes)
         linked = 1
         while linked < self.nodes:
             if linked in sizes:
-                self.upper_now = True
                 self.upper.append(joined(self.measure, self.kept(linked, UPPER_LINKS), UPPER_LINKS))
             end = min(self.nodes, linked + min(linked, max(self.nodes // LARGEST_BATCH, 1)))
             end = min([end, *(size for size in sizes if size > linked)])
             self.upper_now = bool(sizes) and end <= sizes[-1]
             self.link_batch(linked, end)
             linked = end
-        self.upper_now = False
         return Links(joined(self.measure, self.kept(self.nodes, LINKS), LINKS), self.upper)
 
     def link_batch(self, begin: int, end: int) -> None:

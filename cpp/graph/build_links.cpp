@@ -97,7 +97,6 @@ class Builder {
             linked = end;
         }
         links_.lowest.resize(nodes_ * kLinks);
-        upper_ = false;
         take_lists(links_.lowest, kLinks, nodes_);
         return std::move(links_);
     }
@@ -249,7 +248,6 @@ class Builder {
     }
 
     void keep_level(std::uint64_t nodes) {
-        upper_ = true;
         NodeNumbers level(nodes * kUpperLinks);
         take_lists(level, kUpperLinks, nodes);
         join_parts(level, kUpperLinks, measure_, nodes);
@@ -264,7 +262,7 @@ class Builder {
     const unsigned threads_;
     const Watch& watch_;
     const std::vector<std::uint64_t> sizes_;
-    bool upper_ = false;  // what is linked now is of the upper levels
+    bool upper_ = false;  // the batch linked last is of the upper levels: so is a level that is kept after it
     NodeNumbers lists_;
     Sources sources_;                     // of the links of a batch
     std::vector<std::uint32_t> targets_;  // of these
@@ -401,12 +399,12 @@ class Joiner {
 }  // namespace
 
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             std::uint64_t nodes, std::size_t pool, std::size_t followed) {
+             std::uint64_t nodes, std::size_t pool, std::size_t first_nodes) {
     constexpr std::size_t kEntries = 2;
     std::array<std::uint32_t, kMostFirst> first;
     std::array<std::uint32_t, kMostFirst> answers;
     const std::size_t looked_at =
-        upper.size() > 1 ? kMostFirst : std::clamp(followed, kLeastFirst, kMostFirst);
+        upper.size() > 1 ? kMostFirst : std::clamp(first_nodes, kLeastFirst, kMostFirst);
     const std::size_t count = std::min<std::uint64_t>(nodes, looked_at);
     for (std::uint32_t node = 0; node < count; ++node) first[node] = node;
     measure.compare(query, std::span(first).first(count), answers.data());

@@ -249,8 +249,8 @@ inline std::vector<std::uint64_t> upper_sizes(std::uint64_t nodes) {
 }
 
 // Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to. It keeps `pool`
-// of them and is to follow the links of `followed`.
+// of them, and begins at the best of the `first_nodes` first, within the bounds above.
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             std::uint64_t nodes, std::size_t pool, std::size_t followed);
+             std::uint64_t nodes, std::size_t pool, std::size_t first_nodes);
 
 }  // namespace constann
