@@ -137,14 +137,12 @@ def build_locally(
     """
     containers.remove_leftovers(found)
     prepared = builders.prepare(found, wanted, facts_of.load_images(), python)
-    places = {
-        platform.name: _place(platform.name, prepared[platform.name], python=python, compiler=compiler)
-        for platform in wanted
-    }
+    inputs = digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels"))[python]
     wheels = {}
     with _project() as project:
         for platform in wanted:
-            if kept_too and (before := _take_kept(platform.name, places[platform.name], output)):
+            place = _place(platform.name, [inputs, prepared[platform.name], compiler, version("cibuildwheel")])
+            if kept_too and (before := _take_kept(platform.name, place, output)):
                 wheels[platform.name] = before
                 continue
             variables = {
@@ -156,14 +154,12 @@ def build_locally(
             }
             with foreign_programs.runnable(found, platform, prepared[platform.name]):
                 (wheels[platform.name],) = _cibuildwheel(project, platform, variables, output)
-            _keep(platform.name, wheels[platform.name], places[platform.name])
+            _keep(platform.name, wheels[platform.name], place)
     return wheels
 
 
-def _place(platform: str, image: str, *, python: str, compiler: str) -> Path:
+def _place(platform: str, made_from: Sequence[str]) -> Path:
     """Return where a wheel is kept, by all that it is made of."""
-    (inputs,) = digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels")).values()
-    made_from = [inputs, image, compiler, version("cibuildwheel")]
     return kept.folder("cibuildwheel", hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]) / platform
 
 
