@@ -4,6 +4,8 @@
 #include <bit>
 #include <limits>
 
+#include "core/ordered.hpp"
+
 namespace constann {
 namespace {
 
@@ -34,7 +36,7 @@ const TypeFacts& facts(ValueType type) {
 
 std::optional<ValueBits> updated_float(Update update, ValueBits before, float number) {
     float value = update == Update::add ? float_of(before) + number : number;
-    if (!(value - value == 0.0f)) return std::nullopt;  // NaN or infinity
+    if (!finite(value)) return std::nullopt;
     if (value == 0.0f) value = 0.0f;
     return std::bit_cast<ValueBits>(value);
 }
