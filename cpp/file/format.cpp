@@ -276,6 +276,12 @@ float float_parameter(const Header& header, ParameterTag tag) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(parameter(header, tag, 0, UINT32_MAX)));
 }
 
+std::uint64_t code_bits(const Header& header, ParameterTag tag, std::initializer_list<std::uint64_t> known) {
+    const std::uint64_t bits = parameter(header, tag, 0, UINT64_MAX);
+    if (std::ranges::find(known, bits) != known.end()) return bits;
+    throw FormatError("this version of constann does not know codes of " + std::to_string(bits) + " bits");
+}
+
 void check_layout(const Header& found, const Header& written) {
     const auto same_section = [](const Section& a, const Section& b) {
         return a.tag == b.tag && a.offset == b.offset && a.length == b.length;

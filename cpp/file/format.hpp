@@ -6,6 +6,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -139,6 +140,9 @@ std::span<const std::byte> section(const Header& header, std::span<const std::by
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most);
 
 float float_parameter(const Header& header, ParameterTag tag);
+
+// The value of a parameter that is a width of codes, one of those `known`; throws FormatError.
+std::uint64_t code_bits(const Header& header, ParameterTag tag, std::initializer_list<std::uint64_t> known);
 
 // A file may hold nothing but what its kind writes, in the same places: what it says twice, or besides, would
 // be read by nobody or lost on saving. Throws FormatError.

@@ -179,10 +179,6 @@ std::unique_ptr<Forest> Forest::for_file(const file::Header& header) {
     const std::uint64_t effort = file::parameter(header, ParameterTag::effort, 1, UINT64_MAX);
     const std::uint64_t capacity =
         file::parameter(header, ParameterTag::leaf_capacity, 1, annoy_capacity(header.metric, header.dim));
-    const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, kCodeBits);
-    if (bits != 0 && (bits != kCodeBits || header.metric == Metric::hamming))
-        throw file::FormatError("this version of constann does not know codes of " + std::to_string(bits) +
-                                " bits");
     auto index = std::make_unique<Forest>(header.dim, header.metric, trees, effort);
     index->capacity_ = static_cast<std::uint32_t>(capacity);
     return index;
@@ -209,7 +205,8 @@ void Forest::open_structure(const file::Header& header, std::span<const std::byt
     view.leaf_rows = file::section(header, file, SectionTag::leaf_rows);
     trees_ = view;
     codes_ = {};
-    if (file::parameter(header, file::ParameterTag::code_bits, 0, kCodeBits) != 0) open_codes(header, file);
+    const std::uint64_t most = header.metric == Metric::hamming ? 0 : kCodeBits;
+    if (file::code_bits(header, file::ParameterTag::code_bits, {0, most}) != 0) open_codes(header, file);
     own_trees_ = {};
     own_codes_ = {};
     own_plane_codes_ = {};
@@ -223,8 +220,7 @@ void Forest::open_codes(const file::Header& header, std::span<const std::byte> f
     const std::size_t stride = code_stride(header.dim);
     codes_.rows =
         RowsView(file::section(header, file, file::SectionTag::codes, header.rows * stride), stride);
-    const std::uint64_t bits = file::parameter(header, ParameterTag::plane_code_bits, 0, kCodeBits);
-    if (bits == 0) return;
+    if (file::code_bits(header, ParameterTag::plane_code_bits, {0, kCodeBits}) == 0) return;
     codes_.plane_scale = {file::float_parameter(header, ParameterTag::plane_code_low),
                           file::float_parameter(header, ParameterTag::plane_code_rate)};
     codes_.planes = RowsView(

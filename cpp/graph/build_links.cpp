@@ -85,9 +85,7 @@ class Builder {
     Links build() {
         std::uint64_t linked = 1;
         std::size_t level = 0;
-        std::uint64_t upper = 0;
-        for (const std::uint64_t size : sizes_) upper += size;
-        links_.upper.resize(upper * kUpperLinks, kNoNode);  // never moved: levels look at it
+        links_.upper.resize(upper_link_count(nodes_), kNoNode);  // never moved: levels look at it
         while (linked < nodes_) {
             if (level < sizes_.size() && linked == sizes_[level]) keep_level(linked), ++level;
             const std::uint64_t most = std::max<std::uint64_t>(nodes_ / kLargestBatch, 1);

@@ -304,10 +304,7 @@ std::unique_ptr<Graph> Graph::for_file(const file::Header& header) {
     if (header.metric == Metric::manhattan || header.metric == Metric::hamming)
         throw file::FormatError("a graph has no such metric");
     const std::uint64_t effort = file::parameter(header, ParameterTag::effort, 1, UINT64_MAX);
-    const std::uint64_t bits = file::parameter(header, ParameterTag::code_bits, 0, 7);
-    if (bits != 0 && bits != 4 && bits != 7)
-        throw file::FormatError("this version of constann does not know codes of " + std::to_string(bits) +
-                                " bits");
+    const std::uint64_t bits = file::code_bits(header, ParameterTag::code_bits, {0, 4, 7});
     file::parameter(header, ParameterTag::links, kLinks, kLinks);
     file::parameter(header, ParameterTag::upper_links, kUpperLinks, kUpperLinks);
     auto index = std::make_unique<Graph>(header.dim, header.metric, effort);
@@ -330,9 +327,8 @@ void Graph::open_structure(const file::Header& header, std::span<const std::byte
     if (nodes != header.rows)
         node_rows.bounds = file::section(header, file, SectionTag::node_bounds, (nodes + 1) * kNumber);
     const auto links = file::section(header, file, SectionTag::links, nodes * kLinks * kNumber);
-    std::uint64_t upper = 0;
-    for (const std::uint64_t size : upper_sizes(nodes)) upper += size * kUpperLinks * kNumber;
-    const auto upper_links = file::section(header, file, SectionTag::upper_links, upper);
+    const auto upper_links =
+        file::section(header, file, SectionTag::upper_links, upper_link_count(nodes) * kNumber);
     const std::size_t stride = form_.bits == 4 ? half_code_stride(header.dim) : code_stride(header.dim);
     const auto codes = form_.bits == 0
                            ? RowsView()

@@ -248,6 +248,13 @@ inline std::vector<std::uint64_t> upper_sizes(std::uint64_t nodes) {
     return sizes;
 }
 
+// The links that all of them have together.
+inline std::uint64_t upper_link_count(std::uint64_t nodes) {
+    std::uint64_t count = 0;
+    for (const std::uint64_t size : upper_sizes(nodes)) count += size * kUpperLinks;
+    return count;
+}
+
 // Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to. It keeps `pool`
 // of them, and begins at the best of the `first_nodes` first, within the bounds above.
 void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
