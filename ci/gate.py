@@ -278,7 +278,7 @@ def run_macos_kernels(work: Work) -> list[str]:
 
 def build_twice(work: Work) -> list[str]:
     """Build the sdist and the wheels of every platform again, twice, in folders and at times of their own."""
-    return reproduce.problems(list(work.targets.values()), [work.facts.python])
+    return reproduce.problems(list(work.targets.values()), [work.facts.python], kept_too=not work.again)
 
 
 def build_natively(work: Work) -> list[str]:

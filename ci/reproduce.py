@@ -27,7 +27,7 @@ from ci import cache as kept
 from ci import elsewhere, wheels
 from ci.audit.binaries import is_binary
 from ci.backend import date_of
-from ci.platforms import Platform, Target, load, load_images
+from ci.platforms import Target, load, load_images
 from ci.progress import say, step
 from ci.wheel_file import WheelError
 
@@ -62,6 +62,7 @@ def problems(
     pythons: Sequence[str],
     *,
     fresh_cache: bool = True,
+    kept_too: bool = False,
     plant: Plant | None = None,
     show: Callable[[Sequence[Compared]], None] = lambda compared: None,
 ) -> list[str]:
@@ -73,6 +74,8 @@ def problems(
         What to build for; without targets, the sdist alone.
     fresh_cache
         Whether the second build has an empty cache, and so compiles zig's standard library again.
+    kept_too
+        Take the second build where it was made before, from the same; only without `plant`.
     plant
         Changes the second copy of the sources: the negative control.
     show
@@ -82,7 +85,15 @@ def problems(
         first = _build(Path(work, "a"), targets, pythons, which=0, cache=kept.root())
         second_cache = Path(work, "another-cache") if fresh_cache else kept.root()
         deeper = Path(work, "another folder", "with a longer name", "and deeper")
-        second = _build(deeper, targets, pythons, which=1, cache=second_cache, plant=plant)
+
+        def build_again() -> Path:
+            return _build(deeper, targets, pythons, which=1, cache=second_cache, plant=plant)
+
+        if kept_too:
+            place = kept.folder("built-twice", _digest(Path(work, "to-hash"), targets, pythons)) / "dist"
+            second = _kept(place, "the second build", lambda output: shutil.copytree(build_again(), output))
+        else:
+            second = build_again()
         compared = compare_folders(first, second)
         show(compared)
     return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
@@ -117,21 +128,29 @@ def container_problems(
         else:
             first.mkdir()
             shutil.copy(cross_compiled, first)
-            second = _kept_elsewhere(target, python, source, date)
+            digest = wheels.digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels"))[python]
+            place = kept.folder("built-elsewhere", digest) / target.name
+            second = _kept(place, target.name, lambda output: elsewhere.build(target, source, output, date=date))
         compared = compare_folders(first, second)
         show(compared)
     return [f"{each.name}: {difference}" for each in compared for difference in each.differences]
 
 
-def _kept_elsewhere(target: Platform, python: str, source: Path, date: str) -> Path:
-    """Return a folder with the wheel that the container made of these sources, on this day or an earlier one."""
-    digest = wheels.digests_of_inputs(_ROOT, [python], cache=kept.folder("wheels"))[python]
-    place = kept.folder("built-elsewhere", digest) / target.name
+def _digest(copy: Path, targets: Iterable[Target], pythons: Sequence[str]) -> str:
+    """Return a digest of what is built from: the sources as they would be copied, and what else wheels depend on."""
+    _copy_sources(_ROOT, copy, _DAYS[0])
+    inputs = wheels.digests_of_inputs(_ROOT, pythons, cache=kept.folder("wheels"))
+    made_from = [[each.name for each in targets], inputs, kept.digest_of([copy])]
+    return sha256(repr(made_from).encode()).hexdigest()[:16]
+
+
+def _kept(place: Path, what: str, make: Callable[[Path], object]) -> Path:
+    """Return a folder, made where it was not made before."""
     if place.exists():
-        say(f"{target.name}: built in the container before, from the same")
+        say(f"{what}: made before, from the same")
     else:
         with kept.whole(place) as output:
-            elsewhere.build(target, source, output, date=date)
+            make(output)
     return place
 
 

@@ -174,6 +174,31 @@ def test_what_an_arm_container_needs_is_asked_of_arm_and_not_of_this_computer() 
     assert not any(";" in each for each in needed["aarch64"])
 
 
+def test_the_gate_builds_anew_and_compares_with_a_second_build_that_was_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    built: list[int] = []
+    code = b"code"
+
+    def build(folder: Path, targets: object, pythons: object, *, which: int, **_: object) -> Path:
+        built.append(which)
+        make_zip(folder / "dist" / "constann.whl", {"a.so": code})
+        return folder / "dist"
+
+    monkeypatch.setattr(reproduce, "_build", build)
+    assert reproduce.problems([X86], ["3.11"], kept_too=True) == []
+    assert reproduce.problems([X86], ["3.11"], kept_too=True) == []
+    assert built == [0, 1, 0]
+    code = b"odd!"
+    (problem,) = reproduce.problems([X86], ["3.11"], kept_too=True)
+    assert problem.startswith("constann.whl: a.so: ") and built == [0, 1, 0, 0]
+    monkeypatch.setattr(wheels, "digests_of_inputs", lambda source, pythons, cache: dict.fromkeys(pythons, "changed"))
+    assert reproduce.problems([X86], ["3.11"], kept_too=True) == []
+    assert reproduce.problems([X86], ["3.11"]) == []
+    assert built == [0, 1, 0, 0, 0, 1, 0, 1]
+
+
 def test_the_native_build_is_compared_and_not_made_again_from_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
