@@ -300,10 +300,12 @@ def install_as_users(work: Work) -> list[str]:
     built = {key.platform: path for key, path in work.wheels.items() if (key.python, key.built_by) == (python, "")}
     sdist = wheels.build_sdist(ROOT, work.folder / "sdist", cache=cache.folder("wheels"))
     foreigner = next(each for each in work.platforms.values() if each.architecture != found.architecture)
+    answers: dict[str, str] = {}
     return [
         *resolvers.check_resolvers([path for key, path in work.wheels.items() if not key.built_by]),
-        *installing.check_docker_example(found, prepared, built),
-        *installing.check_source_build(found, foreigner, sdist),
+        *installing.check_docker_example(found, prepared, built, answers),
+        *installing.check_source_build(found, foreigner, sdist, answers, kept_too=not work.again),
+        *installing.differences(answers),
     ]
 
 

@@ -4,6 +4,7 @@ examples/docker is built as it stands, native and emulated; what comes out must 
 no image registry answers, the Python image is made from the distribution's packages.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from typing import Any
 
 from docker.errors import BuildError, DockerException
 
+from ci import cache as kept
 from ci import containers, foreign_programs, images, network
 from ci.engine import Engine
 from ci.machines import describe_status
@@ -54,7 +56,9 @@ def variants(engine: Engine) -> list[Variant]:
     ]
 
 
-def check_docker_example(engine: Engine, prepared: Mapping[str, str], wheels: Mapping[str, Path]) -> list[str]:
+def check_docker_example(
+    engine: Engine, prepared: Mapping[str, str], wheels: Mapping[str, Path], answers: dict[str, str]
+) -> list[str]:
     """Build the example in every way and run each image on old CPUs; return what is wrong, nothing if all is well.
 
     Parameters
@@ -63,9 +67,10 @@ def check_docker_example(engine: Engine, prepared: Mapping[str, str], wheels: Ma
         From `ci.engine.running` and `ci.images.prepare`.
     wheels
         By the platform's name, all for the Python of those images.
+    answers
+        Is given what each said, for `differences`.
     """
     problems: list[str] = []
-    answers: dict[str, str] = {}
     facts = load_images()
     with ExitStack() as stack:
         bases = images.bases(engine, list(load().values()), facts.python, facts)
@@ -77,32 +82,59 @@ def check_docker_example(engine: Engine, prepared: Mapping[str, str], wheels: Ma
                 problems += _run_everywhere(engine, variant, built, prepared, answers)
             except InstallError as error:
                 problems.append(f"{variant.name}: {error}")
-    return problems + _differences(answers)
+    return problems
 
 
-def check_source_build(engine: Engine, platform: Platform, sdist: Path) -> list[str]:
-    """Install the sdist with pip and Debian's g++ on a platform, and use it; return what is wrong."""
+def check_source_build(
+    engine: Engine, platform: Platform, sdist: Path, answers: dict[str, str], *, kept_too: bool = False
+) -> list[str]:
+    """Install the sdist with pip and Debian's g++ on a platform, and use it; return what is wrong.
+
+    Parameters
+    ----------
+    engine, answers
+        As for `check_docker_example`.
+    platform, sdist
+        Where, and what.
+    kept_too
+        Take the answer where the same was installed before: compiling takes ten minutes where it is emulated.
+    """
     facts = load_images()
     compiling = replace(facts, packages=(*facts.packages, "g++", "python3-dev"))
     base = images.bases(engine, [platform], facts.python, compiling)[platform.name]
-    variant = Variant(platform, False)
+    row = f"{Variant(platform, False).name}, from source"
+    program = _EXAMPLE / "neighbours.py"
+    digest = hashlib.sha256(repr([sdist.read_bytes(), base, program.read_bytes()]).encode()).hexdigest()[:16]
+    place = kept.folder("from-source") / f"{digest}.json"
+    if kept_too and place.exists():
+        answers[row] = place.read_text()
+        say(f"{row}: {_shown(answers[row])}, installed before, from the same")
+        return []
     try:
         with (
             foreign_programs.runnable(engine, platform, base),
             containers.container(engine, base, platform.container.platform, network_mode="host") as made,
         ):
-            variables = _make_environment(engine, made)
-            _do(engine, made, ["/bin/sh", "-c", f"command -v g++ || {_GET_COMPILER}"], variables, _BUILD_SECONDS)
-            containers.copy_in(made, sdist, "/tmp", sdist.name)
-            pip = [_PYTHON, "-m", "pip", "install", "--no-binary", "constann", "--prefer-binary", f"/tmp/{sdist.name}"]
-            with step(f"{variant.name}: pip install --no-binary constann {sdist.name}"):
-                _do(engine, made, pip, variables, _COMPILE_SECONDS)
-            containers.copy_in(made, _EXAMPLE / "neighbours.py", "/tmp", "neighbours.py")
-            answer = _do(engine, made, [_PYTHON, "/tmp/neighbours.py", "/tmp/catalogue.constann"], {}, _RUN_SECONDS)
-            say(f"{variant.name}: from source: {_shown(answer)}")
+            answers[row] = _install_from_source(engine, made, sdist, program, row)
     except (InstallError, DockerException) as error:
-        return [f"{variant.name}: from source: {error}"]
+        return [f"{row}: {error}"]
+    say(f"{row}: {_shown(answers[row])}")
+    place.unlink(missing_ok=True)
+    with kept.whole(place) as file:
+        file.write_text(answers[row])
     return []
+
+
+def _install_from_source(engine: Engine, made: Any, sdist: Path, program: Path, row: str) -> str:
+    """Let pip compile the sdist in a container, and return what the example says there."""
+    variables = _make_environment(engine, made)
+    _do(engine, made, ["/bin/sh", "-c", f"command -v g++ || {_GET_COMPILER}"], variables, _BUILD_SECONDS)
+    containers.copy_in(made, sdist, "/tmp", sdist.name)
+    pip = [_PYTHON, "-m", "pip", "install", "--no-binary", "constann", "--prefer-binary", f"/tmp/{sdist.name}"]
+    with step(f"{row}: pip install --no-binary constann {sdist.name}"):
+        _do(engine, made, pip, variables, _COMPILE_SECONDS)
+    containers.copy_in(made, program, "/tmp", program.name)
+    return _do(engine, made, [_PYTHON, f"/tmp/{program.name}", "/tmp/catalogue.constann"], {}, _RUN_SECONDS)
 
 
 class InstallError(RuntimeError):
@@ -230,7 +262,7 @@ def _models(platform: Platform) -> dict[str, list[str]]:
     return {each.name: [images.EMULATOR, "-cpu", str(each.model), _PYTHON] for each in rows}
 
 
-def _differences(answers: Mapping[str, str]) -> list[str]:
+def differences(answers: Mapping[str, str]) -> list[str]:
     """Compare all answers but for the kernels that gave them."""
     if not answers:
         return ["the example ran nowhere"]

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,15 +74,52 @@ def test_the_image_runs_on_old_cpus() -> None:
     assert models["core2duo"][1:3] == ["-cpu", "core2duo"]
 
 
+def test_what_was_installed_from_source_before_is_compared_and_not_compiled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    base = {"image": "arm"}
+    compiled: list[str] = []
+
+    def install(engine: object, made: object, sdist: Path, program: Path, row: str) -> str:
+        compiled.append(row)
+        return '{"fingerprint": "aa", "kernels": "neon"}'
+
+    monkeypatch.setattr(installing.images, "bases", lambda found, wanted, *_: {wanted[0].name: base["image"]})
+    monkeypatch.setattr(installing.foreign_programs, "runnable", lambda *_: nullcontext())
+    monkeypatch.setattr(installing.containers, "container", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(installing, "_install_from_source", install)
+    sdist = tmp_path / "constann-0.1.0.tar.gz"
+    arm = platforms.load()["linux-aarch64"]
+
+    def check(*, kept_too: bool = True) -> dict[str, str]:
+        answers: dict[str, str] = {}
+        assert installing.check_source_build(engine("x86_64"), arm, sdist, answers, kept_too=kept_too) == []
+        return answers
+
+    sdist.write_bytes(b"sources")
+    first = check()
+    assert check() == first == {"linux/arm64, from source": install(0, 0, sdist, sdist, "here")}
+    assert len(compiled) == 2
+    check(kept_too=False)
+    assert len(compiled) == 3
+    base["image"] = "newer"
+    check()
+    assert len(compiled) == 4
+    sdist.write_bytes(b"changed")
+    check()
+    assert len(compiled) == 5
+
+
 def test_the_kernels_alone_may_differ() -> None:
     rows = {name: json.dumps({"fingerprint": "f", "ids": [1], "kernels": name}) for name in ("avx2", "neon")}
-    assert installing._differences(rows) == []
+    assert installing.differences(rows) == []
     wrong = rows | {"old": json.dumps({"fingerprint": "f", "ids": [2], "kernels": "old"})}
-    assert installing._differences(wrong) == ["old answers differently than avx2"]
-    assert installing._differences(rows | {"mute": "Segmentation fault"}) == [
+    assert installing.differences(wrong) == ["old answers differently than avx2"]
+    assert installing.differences(rows | {"mute": "Segmentation fault"}) == [
         "mute: no answer, but 'Segmentation fault'"
     ]
-    assert installing._differences({}) == ["the example ran nowhere"]
+    assert installing.differences({}) == ["the example ran nowhere"]
 
 
 @pytest.mark.parametrize(
