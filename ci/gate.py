@@ -135,13 +135,15 @@ class Stage:
     """Whether it asks the network for more than `fetch` has fetched."""
     machines: bool = False
     """Whether it runs machines, which need an engine or trees."""
+    every_wheel: bool = False
+    """Whether it looks at the wheels of every platform and Python, not at those alone that machines run."""
 
 
 def build_wheels(work: Work) -> list[str]:
     """Cross-compile the wheels of every platform and Python, or only those that the chosen machines run."""
     wanted: Sequence[platforms.Target] = [*work.platforms.values()]
     pythons: Sequence[str] = work.pythons
-    if "audit" in work.stages:
+    if any(stage.every_wheel for stage in STAGES if stage.name in work.stages):
         wanted = [*wanted, *(each for each in work.targets.values() if each.name not in work.platforms)]
         pythons = work.facts.wheels
     with step("wheels"):
@@ -267,13 +269,13 @@ def join_recordings(work: Work) -> list[str]:
 
 def run_macos_kernels(work: Work) -> list[str]:
     """Run the macOS wheels' kernels in a CPU emulator on the known answers."""
-    return [
-        f"{path.name}: {result.name}: {problem}"
-        for key, path in work.wheels.items()
-        if work.targets[key.platform].system == "Darwin"
-        for result in macos_kernels.run_wheel(path, work.targets[key.platform])
-        for problem in result.problems
-    ]
+    ours = [(path, work.targets[key.platform]) for key, path in work.wheels.items()]
+    of_macos = [(path, target) for path, target in ours if target.system == "Darwin"]
+    problems = [] if of_macos else ["no wheel for macOS was built"]
+    for path, target in of_macos:
+        for result in macos_kernels.run_wheel(path, target):
+            problems += [f"{path.name}: {result.name}: {problem}" for problem in result.problems]
+    return problems
 
 
 def build_twice(work: Work) -> list[str]:
@@ -318,13 +320,18 @@ def run_workflow_lines(work: Work) -> list[str]:
 # In this order. A later stage may use what an earlier one left in Work; wheels are built whatever is chosen.
 STAGES: tuple[Stage, ...] = (
     Stage("wheels", "every platform's wheels, cross-compiled", build_wheels),
-    Stage("audit", "nothing in a wheel that its platform does not promise", audit_wheels),
+    Stage("audit", "nothing in a wheel that its platform does not promise", audit_wheels, every_wheel=True),
     Stage("cibuildwheel", "the release way, in containers", build_with_cibuildwheel, engine=True),
     Stage("old-system", "an install on glibc 2.17 compiles nothing", install_on_old_system, engine=True, network=True),
     Stage("matrix", "the same bits on every machine", run_matrix, machines=True),
     Stage("controls", "planted faults are found", run_controls, machines=True),
     Stage("elsewhere", "recordings of machines that are not here agree", join_recordings, machines=True),
-    Stage("macos", "the kernels of macOS wheels give the known answers, in a CPU emulator", run_macos_kernels),
+    Stage(
+        "macos",
+        "the kernels of macOS wheels give the known answers, in a CPU emulator",
+        run_macos_kernels,
+        every_wheel=True,
+    ),
     Stage("reproduce", "two builds have the same bytes", build_twice, network=True),
     Stage(
         "native-build",
@@ -340,8 +347,22 @@ STAGES: tuple[Stage, ...] = (
         engine=True,
         network=True,
     ),
-    Stage("install", "pip, uv, Poetry, Docker and a build from source", install_as_users, engine=True, network=True),
-    Stage("workflows", "what GitHub will run, in clean containers", run_workflow_lines, engine=True, network=True),
+    Stage(
+        "install",
+        "pip, uv, Poetry, Docker and a build from source",
+        install_as_users,
+        engine=True,
+        network=True,
+        every_wheel=True,
+    ),
+    Stage(
+        "workflows",
+        "what GitHub will run, in clean containers",
+        run_workflow_lines,
+        engine=True,
+        network=True,
+        every_wheel=True,
+    ),
 )
 _ALWAYS = "wheels"
 _RELEASED = "cibuildwheel"  # takes the wheels of a release

@@ -14,7 +14,7 @@ from process_machines import ProcessMachines
 import constann
 from ci import controls, data_set, gate, matrix, platforms, report, verdict, wheels
 from ci.machines import Run
-from ci.platforms import Machine, WheelKey
+from ci.platforms import Machine, Target, WheelKey
 
 SETS = [implementation.name for implementation in constann.kernels.available()]
 ROWS = [
@@ -318,6 +318,27 @@ def test_stages_keep_their_order_and_wheels_are_always_built() -> None:
     assert names(without=["cibuildwheel"]) == [name for name in every if name != "cibuildwheel"]
     with pytest.raises(gate.GateError, match="choose both, or neither"):
         names(without=["matrix"])
+
+
+@pytest.mark.parametrize("stage", ["audit", "macos", "install", "workflows"])
+def test_a_stage_that_runs_alone_has_the_wheels_of_every_platform(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[str] = []
+
+    def keep(wanted: Sequence[Target], *_: object, **__: object) -> dict[object, Path]:
+        built[:] = [each.name for each in wanted]
+        return {}
+
+    monkeypatch.setattr(gate.wheels, "keep_wheels", keep)
+    gate.build_wheels(gate.Work(CARRIED, tmp_path, ["wheels", stage]))
+    assert set(built) == set(platforms.load_targets())
+    gate.build_wheels(gate.Work(CARRIED, tmp_path, ["wheels", "matrix"]))
+    assert set(built) == set(platforms.load())
+
+
+def test_kernels_of_macos_that_nobody_built_are_not_said_to_give_the_known_answers(tmp_path: Path) -> None:
+    assert gate.run_macos_kernels(gate.Work(CARRIED, tmp_path, ["macos"])) == ["no wheel for macOS was built"]
 
 
 def test_the_audit_stage_tells_good_wheels_from_foreign_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
