@@ -5,6 +5,7 @@ News, not a gate: nothing here is pinned but what builds the wheel, and the harn
 
 import argparse
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -13,17 +14,27 @@ import venv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
+from ci import builders
 from ci.progress import step
 
 _ROOT = Path(__file__).resolve().parent.parent
-_NEWEST = ("numpy", "click", "rich", "pytest", "pytest-benchmark", "pytest-timeout", "pytest-xdist", "hypothesis")
-# A test that imports the harness, or what stands beside the tests for it, needs the harness's pinned packages.
-_OF_THE_HARNESS = re.compile(r"^\s*(from|import) (ci|planted_code|process_machines|annoy_peer|stand_in_wheels)\b", re.M)
+# A test that imports the harness, or what stands beside the tests for it, needs the harness's pinned packages; one
+# that asks git which files there are is about the repository.
+_OF_THE_HARNESS = re.compile(
+    r"^\s*(from|import) (ci|planted_code|process_machines|annoy_peer|stand_in_wheels)\b|\"git\", \"ls-files\"", re.M
+)
 
 
 def library_tests(folder: Path) -> list[Path]:
     """Return the test files that need nothing but the installed package."""
     return [path for path in sorted(folder.glob("test_*.py")) if not _OF_THE_HARNESS.search(path.read_text())]
+
+
+def packages() -> list[str]:
+    """Return the names of what those tests need, whatever versions pyproject.toml pins them to."""
+    return [Requirement(each).name for each in builders.requirements("library-test", platform.machine())]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
         venv.create(work, with_pip=True)
         python = Path(work, "bin", "python")
         try:
-            with step(f"Python {sys.version.split()[0]} with the newest {', '.join(_NEWEST)}"):
-                _pip(python, ["--pre", "--upgrade", *_NEWEST])
+            with step(f"Python {sys.version.split()[0]} with the newest {', '.join(packages())}"):
+                _pip(python, ["--pre", "--upgrade", *packages()])
             with step("building and installing the library"):
                 _pip(python, ["--no-deps", str(_ROOT)])
             _show_versions(python)
