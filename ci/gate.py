@@ -314,7 +314,7 @@ def install_as_users(work: Work) -> list[str]:
 def run_workflow_lines(work: Work) -> list[str]:
     """Run what the workflows say for Linux in clean containers."""
     wheels_of_platforms = [path for key, path in work.wheels.items() if not key.built_by]
-    return workflows.check_workflow_lines(work.running_engine, wheels_of_platforms)
+    return workflows.check_workflow_lines(work.running_engine, wheels_of_platforms, kept_too=not work.again)
 
 
 # In this order. A later stage may use what an earlier one left in Work; wheels are built whatever is chosen.

@@ -3,6 +3,7 @@
 Steps that are actions of GitHub are not run: what they would have brought (Python, the wheels) is there already.
 """
 
+import hashlib
 import io
 import os
 import re
@@ -16,10 +17,11 @@ from typing import Any
 from docker.errors import DockerException
 from ruamel.yaml import YAML
 
+from ci import cache as kept
 from ci import containers, images, network
 from ci.engine import Engine
 from ci.machines import describe_status
-from ci.platforms import load, load_images
+from ci.platforms import Platform, load, load_images
 from ci.progress import say, step
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +94,9 @@ def runs_elsewhere(command: str) -> str | None:
     return next((why for start, why in ELSEWHERE.items() if re.match(rf"{re.escape(start)}(\s|$)", command)), None)
 
 
-def check_workflow_lines(engine: Engine, wheels: Sequence[Path], lines: Sequence[Line] | None = None) -> list[str]:
+def check_workflow_lines(
+    engine: Engine, wheels: Sequence[Path], lines: Sequence[Line] | None = None, *, kept_too: bool = False
+) -> list[str]:
     """Run each different line for Linux, in a container of its own; return what failed, nothing if all is well.
 
     Parameters
@@ -103,36 +107,55 @@ def check_workflow_lines(engine: Engine, wheels: Sequence[Path], lines: Sequence
         What `download-artifact` would have put into dist/.
     lines
         Those to run; by default all that the workflows have for Linux.
+    kept_too
+        Leave out those that passed before, with the same files on the same image.
     """
     wanted = [line for line in lines or read_lines() if line.runner.startswith("ubuntu")]
+    facts = load_images()
+    facts = replace(facts, packages=(*facts.packages, *_PACKAGES))
+    platform = next(each for each in load().values() if each.architecture == engine.architecture)
+    base = images.bases(engine, [platform], facts.python, facts)[platform.name]
+    files = _files(wheels)
     problems = []
     for command in dict.fromkeys(line.command for line in wanted):
         if why := runs_elsewhere(command):
             say(f"not run in a clean container: {command}: {why}")
             continue
+        passed = kept.folder("workflow-lines") / _digest(command, base, files)
+        if kept_too and passed.exists():
+            say(f"in a clean container: {command}: passed before, from the same")
+            continue
         try:
             with step(f"in a clean container: {command}"):
-                said = _run(engine, command, wheels)
+                said = _run(engine, platform, base, command, files)
         except DockerException as error:
             said = str(error)
         if said:
             problems.append(f"{command}: {said}")
+        else:
+            passed.touch()
     return problems
 
 
-def _run(engine: Engine, command: str, wheels: Sequence[Path]) -> str:
+def _digest(command: str, base: str, files: Mapping[str, Path]) -> str:
+    """Return a digest of all that a line's answer depends on, but for what it fetches."""
+    made_from = [
+        command,
+        base,
+        *((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files.items()),
+    ]
+    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
+
+
+def _run(engine: Engine, platform: Platform, base: str, command: str, files: Mapping[str, Path]) -> str:
     """Run one line in a fresh checkout; return what is wrong."""
-    facts = load_images()
-    facts = replace(facts, packages=(*facts.packages, *_PACKAGES))
-    platform = next(each for each in load().values() if each.architecture == engine.architecture)
-    base = images.bases(engine, [platform], facts.python, facts)[platform.name]
     settings = network.pip_settings()
     variables = network.pip_environment(os.environ, settings)
     with containers.container(engine, base, platform.container.platform, network_mode="host") as made:
         if bundle := network.certificates(os.environ, settings):
             containers.copy_in(made, bundle, "/etc", "certificates.pem")
             variables |= dict.fromkeys(network.BUNDLE_VARIABLES, "/etc/certificates.pem")
-        made.put_archive("/", _checkout(wheels))
+        made.put_archive("/", _packed(files))
         words = ["/bin/bash", "-c", f"cd /checkout && {command}"]
         done = containers.execute(engine, made, words, timeout=_SECONDS, environment=variables)
     if done.exit_status == 0:
@@ -141,14 +164,17 @@ def _run(engine: Engine, command: str, wheels: Sequence[Path]) -> str:
     return "\n".join([how, *f"{done.output}{done.errors}".splitlines()[-_SHOWN:]])
 
 
-def _checkout(wheels: Sequence[Path]) -> bytes:
-    """Pack the files that git knows or would know, and the wheels in dist/."""
+def _files(wheels: Sequence[Path]) -> dict[str, Path]:
+    """Return, by their names in a checkout, the files that git knows or would know, and the wheels in dist/."""
     git = ["git", "-C", str(_ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(git, capture_output=True, text=True, check=True).stdout.split("\0")
+    files = {name: _ROOT / name for name in sorted(set(names)) if name and (_ROOT / name).is_file()}
+    return files | {f"dist/{wheel.name}": wheel for wheel in sorted(wheels)}
+
+
+def _packed(files: Mapping[str, Path]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name in sorted({name for name in names if name and (_ROOT / name).is_file()}):
-            archive.add(_ROOT / name, f"checkout/{name}")
-        for wheel in wheels:
-            archive.add(wheel, f"checkout/dist/{wheel.name}")
+        for name, path in files.items():
+            archive.add(path, f"checkout/{name}")
     return buffer.getvalue()

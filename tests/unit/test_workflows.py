@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,6 +85,41 @@ def test_every_line_for_linux_runs_in_a_clean_container_or_says_where_else() -> 
     assert {"./ci/run index dist", "./ci/run audit dist/*.whl", "./ci/run upstream", recorded} <= clean
     assert all(any(command.startswith(start) for command in linux) for start in workflows.ELSEWHERE)
     assert workflows.runs_elsewhere("./ci/testing") is None
+
+
+def test_a_line_that_passed_is_run_again_when_a_file_or_the_image_changed_and_one_that_failed_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONSTANN_CI_CACHE", str(tmp_path / "cache"))
+    base = {"image": "bookworm"}
+    ran: list[str] = []
+
+    def run(engine: object, platform: object, image: str, command: str, files: object) -> str:
+        ran.append(command)
+        return "exit status 1" if command == "./ci/run broken" else ""
+
+    monkeypatch.setattr(workflows.images, "bases", lambda found, wanted, *_: {wanted[0].name: base["image"]})
+    monkeypatch.setattr(workflows, "_run", run)
+    lines = [Line("here", "ubuntu-24.04", f"./ci/run {word}") for word in ("index dist", "broken")]
+    wheel = tmp_path / "constann.whl"
+
+    def check(*, kept_too: bool = True) -> list[str]:
+        ran.clear()
+        found: Any = SimpleNamespace(architecture="x86_64")
+        assert workflows.check_workflow_lines(found, [wheel], lines, kept_too=kept_too) == [
+            "./ci/run broken: exit status 1"
+        ]
+        return [*ran]
+
+    both = [line.command for line in lines]
+    wheel.write_bytes(b"code")
+    assert check() == both
+    assert check() == ["./ci/run broken"]
+    assert check(kept_too=False) == both
+    wheel.write_bytes(b"other")
+    assert check() == both
+    base["image"] = "trixie"
+    assert check() == both
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
