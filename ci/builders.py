@@ -16,7 +16,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from ci import containers, images, rootfs
+from ci import cache, containers, images, rootfs
 from ci.engine import Engine
 from ci.platforms import Images, Platform
 from ci.progress import step
@@ -65,7 +65,7 @@ def _tag(platform: Platform, facts: Images, python: str) -> str:
         _constraints(python).read_text(),
         hashlib.sha256(Path(__file__).read_bytes()).hexdigest(),
     ]
-    return f"{images.REPOSITORY}/cibuildwheel-{platform.name}:py{python}-{images.digest_of(made_from)}"
+    return f"{images.REPOSITORY}/cibuildwheel-{platform.name}:py{python}-{cache.name_for(made_from)}"
 
 
 def _groups() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -48,6 +49,11 @@ def digest_of(paths: Iterable[Path]) -> str:
                 content = path.read_bytes()
                 total.update(f"{name} {len(content)}\n".encode() + content)
     return total.hexdigest()
+
+
+def name_for(facts: object) -> str:
+    """Return a short name for facts, which changes with each of them: what is made of them is kept under it."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -5,7 +5,6 @@ Compiles nothing itself, and publishes nothing.
 """
 
 import argparse
-import hashlib
 import os
 import shutil
 import subprocess
@@ -160,7 +159,7 @@ def build_locally(
 
 def _place(platform: str, made_from: Sequence[str]) -> Path:
     """Return where a wheel is kept, by all that it is made of."""
-    return kept.folder("cibuildwheel", hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]) / platform
+    return kept.folder("cibuildwheel", kept.name_for(made_from)) / platform
 
 
 def _keep(platform: str, wheel: Path, place: Path) -> None:

@@ -7,7 +7,6 @@ nothing else does. What a registry or a mirror gave on that day is not in the ha
 
 import concurrent.futures
 import hashlib
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,7 +64,7 @@ def tag(platform: Platform, python: str, images: Images, emulator: Path | None) 
         images.glibc,
         asdict(release) if (release := images.release(python)) else None,
     ]
-    return f"{REPOSITORY}/{platform.name}:py{python}-{digest_of(facts)}"
+    return f"{REPOSITORY}/{platform.name}:py{python}-{cache.name_for(facts)}"
 
 
 ImageKey = tuple[str, str]
@@ -177,11 +176,6 @@ def remove(engine: Engine) -> int:
     return count
 
 
-def digest_of(facts: object) -> str:
-    """Return a short name for facts, which changes with each of them."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def exists(engine: Engine, name: str) -> bool:
     """Return whether the engine has an image of this name."""
     try:
@@ -227,7 +221,7 @@ def from_packages(engine: Engine, platform: Platform, python: str, images: Image
             f"Python {python} is in no release that platforms/images.toml names (it has {known}), and no image "
             "registry answers: add a [[release]], or make a registry reachable"
         )
-    digest = digest_of([rootfs.RECIPE, platform.debian_architecture, packages, asdict(release)])
+    digest = cache.name_for([rootfs.RECIPE, platform.debian_architecture, packages, asdict(release)])
     name = f"{REPOSITORY}/{release.suite}-{platform.name}:{digest}"
     if exists(engine, name):
         return name

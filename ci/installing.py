@@ -4,7 +4,6 @@ examples/docker is built as it stands, native and emulated; what comes out must 
 no image registry answers, the Python image is made from the distribution's packages.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -104,8 +103,7 @@ def check_source_build(
     base = images.bases(engine, [platform], facts.python, compiling)[platform.name]
     row = f"{Variant(platform, False).name}, from source"
     program = _EXAMPLE / "neighbours.py"
-    digest = hashlib.sha256(repr([sdist.read_bytes(), base, program.read_bytes()]).encode()).hexdigest()[:16]
-    place = kept.folder("from-source") / f"{digest}.json"
+    place = kept.folder("from-source") / f"{kept.name_for([kept.digest_of([sdist, program]), base])}.json"
     if kept_too and place.exists():
         answers[row] = place.read_text()
         say(f"{row}: {_shown(answers[row])}, installed before, from the same")
@@ -119,7 +117,6 @@ def check_source_build(
     except (InstallError, DockerException) as error:
         return [f"{row}: {error}"]
     say(f"{row}: {_shown(answers[row])}")
-    place.unlink(missing_ok=True)
     with kept.whole(place) as file:
         file.write_text(answers[row])
     return []

@@ -3,8 +3,6 @@
 What was built from the same sources by the same compiler is kept. Nothing of it is released.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +61,7 @@ def _kept(key: WheelKey, platform: Platform, targets: Mapping[str, Target], root
     by = musl.compiler.zig_target if key.built_by == "musl" else compilers.version(platform, key.built_by)
     sources = _PROGRAM_SOURCES if key.built_by == "musl" else _SOURCES
     facts = [*key, by, cache.digest_of(root / name for name in sources)]
-    folder = cache.folder("other-builds", hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16])
+    folder = cache.folder("other-builds", cache.name_for(facts))
     for path in folder.iterdir():
         return path
     if key.built_by == "musl":

@@ -140,8 +140,7 @@ def _digest(copy: Path, targets: Iterable[Target], pythons: Sequence[str]) -> st
     """Return a digest of what is built from: the sources as they would be copied, and what else wheels depend on."""
     _copy_sources(_ROOT, copy, _DAYS[0])
     inputs = wheels.digests_of_inputs(_ROOT, pythons, cache=kept.folder("wheels"))
-    made_from = [[each.name for each in targets], inputs, kept.digest_of([copy])]
-    return sha256(repr(made_from).encode()).hexdigest()[:16]
+    return kept.name_for([[each.name for each in targets], inputs, kept.digest_of([copy])])
 
 
 def _kept(place: Path, what: str, make: Callable[[Path], object]) -> Path:

@@ -186,7 +186,7 @@ def make_tree(platform: Platform, release: Release, packages: Sequence[str] = _P
 
 
 def _tree_name(platform: Platform, release: Release, packages: Sequence[str] = _PACKAGES) -> str:
-    return f"{release.suite}-{platform.debian_architecture}-{images.digest_of([*packages, release.keyring])}"
+    return f"{release.suite}-{platform.debian_architecture}-{cache.name_for([*packages, release.keyring])}"
 
 
 def _download(architecture: str, release: Release, packages: Sequence[str], work: Path) -> list[Path]:

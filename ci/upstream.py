@@ -48,8 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
         venv.create(work, with_pip=True)
         python = Path(work, "bin", "python")
         try:
-            with step(f"Python {sys.version.split()[0]} with the newest {', '.join(packages())}"):
-                _pip(python, ["--pre", "--upgrade", *packages()])
+            needed = packages()
+            with step(f"Python {sys.version.split()[0]} with the newest {', '.join(needed)}"):
+                _pip(python, ["--pre", "--upgrade", *needed])
             with step("building and installing the library"):
                 _pip(python, ["--no-deps", str(_ROOT)])
             _show_versions(python)

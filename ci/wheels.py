@@ -156,7 +156,7 @@ def digests_of_inputs(source: Path, pythons: Sequence[str], *, cache: Path) -> d
 
     def digest(python: str) -> str:
         headers = python_headers.version_of(python_headers.headers_of(python, cache / "headers"))
-        return hashlib.sha256(repr([*same, python, headers]).encode()).hexdigest()[:16]
+        return kept.name_for([*same, python, headers])
 
     return {python: digest(python) for python in pythons}
 

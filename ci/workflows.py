@@ -3,7 +3,6 @@
 Steps that are actions of GitHub are not run: what they would have brought (Python, the wheels) is there already.
 """
 
-import hashlib
 import io
 import os
 import re
@@ -116,12 +115,13 @@ def check_workflow_lines(
     platform = next(each for each in load().values() if each.architecture == engine.architecture)
     base = images.bases(engine, [platform], facts.python, facts)[platform.name]
     files = _files(wheels)
+    contents = {name: kept.digest_of([path]) for name, path in files.items()}
     problems = []
     for command in dict.fromkeys(line.command for line in wanted):
         if why := runs_elsewhere(command):
             say(f"not run in a clean container: {command}: {why}")
             continue
-        passed = kept.folder("workflow-lines") / _digest(command, base, files)
+        passed = kept.folder("workflow-lines") / kept.name_for([command, base, contents])
         if kept_too and passed.exists():
             say(f"in a clean container: {command}: passed before, from the same")
             continue
@@ -135,16 +135,6 @@ def check_workflow_lines(
         else:
             passed.touch()
     return problems
-
-
-def _digest(command: str, base: str, files: Mapping[str, Path]) -> str:
-    """Return a digest of all that a line's answer depends on, but for what it fetches."""
-    made_from = [
-        command,
-        base,
-        *((name, hashlib.sha256(path.read_bytes()).hexdigest()) for name, path in files.items()),
-    ]
-    return hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]
 
 
 def _run(engine: Engine, platform: Platform, base: str, command: str, files: Mapping[str, Path]) -> str:
