@@ -65,7 +65,8 @@ def build_wheels(
     """Build, name and check the wheels of the project for several platforms, side by side, and Pythons.
 
     The core is compiled once for each platform, the binding once for each Python. The first build of a platform
-    compiles zig's standard library with one processor: the others have work meanwhile.
+    compiles zig's standard library with one processor, as every binding is: one platform more than processors at a
+    time leaves none of them idle.
 
     Parameters
     ----------
@@ -106,7 +107,7 @@ def build_wheels(
     headers = {
         version: python_headers.headers_of(version, cache / "headers") for version in pythons or [running_version()]
     }
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+    with ThreadPoolExecutor(max_workers=(os.cpu_count() or 1) + 1) as pool:
         builds = {
             platform.name: pool.submit(
                 _build_platform,

@@ -122,8 +122,8 @@ void add_item(Nodes& nodes, std::int64_t item, const py::object& vector) {
     kernels::with_canonical_floating_point([&] { nodes.add_item(static_cast<std::uint32_t>(item), stored); });
 }
 
-py::object search(const Nodes& nodes, std::span<const std::byte> query, std::int64_t n, std::int64_t search_k,
-                  bool include_distances) {
+py::object nearest_items(const Nodes& nodes, std::span<const std::byte> query, std::int64_t n,
+                         std::int64_t search_k, bool include_distances) {
     const auto wanted =
         std::min(static_cast<std::uint64_t>(std::max<std::int64_t>(n, 0)), std::uint64_t{nodes.items()});
     const std::uint64_t effort = search_k < 0 ? wanted * nodes.trees() : static_cast<std::uint64_t>(search_k);
@@ -143,14 +143,14 @@ py::object search(const Nodes& nodes, std::span<const std::byte> query, std::int
 py::object search_by_item(const Nodes& nodes, std::int64_t item, std::int64_t n, std::int64_t search_k,
                           bool include_distances) {
     const Reading reading = nodes.reading();
-    return search(nodes, nodes.vector_of(existing(nodes, item)), n, search_k, include_distances);
+    return nearest_items(nodes, nodes.vector_of(existing(nodes, item)), n, search_k, include_distances);
 }
 
 py::object search_by_vector(const Nodes& nodes, const py::object& vector, std::int64_t n,
                             std::int64_t search_k, bool include_distances) {
     const std::vector<std::byte> query = vector_of(nodes, vector);
     const Reading reading = nodes.reading();
-    return search(nodes, query, n, search_k, include_distances);
+    return nearest_items(nodes, query, n, search_k, include_distances);
 }
 
 py::list item_vector(const Nodes& nodes, std::int64_t item) {
@@ -198,7 +198,7 @@ py::float_ distance(const Nodes& nodes, std::int64_t a, std::int64_t b) {
     return py::float_(found);
 }
 
-void build(Nodes& nodes, std::int64_t trees, const py::object& threads, const py::object& seed) {
+void build_trees(Nodes& nodes, std::int64_t trees, const py::object& threads, const py::object& seed) {
     const auto count =
         trees < 0 ? std::nullopt : std::optional<std::uint32_t>(static_cast<std::uint32_t>(trees));
     const unsigned thread_count = threads_of(threads);
@@ -239,7 +239,7 @@ void bind_annoy(py::module_& module) {
                  return py::memoryview(py::cast(SectionBytes{self, nodes.bytes(), std::move(reading)}));
              })
         .def("add_item", &add_item, py::arg("item"), py::arg("vector"))
-        .def("build", &build, py::arg("trees"), py::arg("threads"), py::arg("seed"))
+        .def("build", &build_trees, py::arg("trees"), py::arg("threads"), py::arg("seed"))
         .def("unbuild", &Nodes::unbuild)
         .def("search_by_item", &search_by_item)
         .def("search_by_vector", &search_by_vector)
