@@ -251,6 +251,18 @@ def test_an_emulator_whose_command_line_is_not_understood_is_an_error() -> None:
             machine.emulator_in(command, ["python", "-m", "constann"])
 
 
+def test_children_are_started_through_the_emulator_unless_the_kernel_does_that(tmp_path: Path) -> None:
+    """In a container whose programs the kernel starts through QEMU, QEMU is in the command line and nowhere else."""
+    python = ["python", "-m", "constann", "doctor"]
+    emulator = tmp_path / "qemu-aarch64-static"
+    gone = machine.launcher_in([str(emulator), *python], python)
+    emulator.touch(mode=0o755)
+    there = machine.launcher_in([str(emulator), *python], python)
+    assert gone and (gone.command, gone.name) == ((), str(emulator))
+    assert there and (there.command, there.name) == ((str(emulator),), str(emulator))
+    assert machine.launcher_in(python, python) is None
+
+
 @pytest.mark.slow
 def test_on_an_old_cpu_numpy_2_4_dies_and_the_doctor_says_why() -> None:
     qemu = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")

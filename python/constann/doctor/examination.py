@@ -74,9 +74,8 @@ def _cpu(cpu: machine.Cpu, launcher: machine.Launcher | None, problems: list[str
         f"features: {'not known' if features is None else ' '.join(features) or 'none of those that matter'}",
     ]
     if launcher:
-        command = " ".join(launcher.command)
-        facts["launcher"] = command
-        lines = [f"played by {command!r} ({launcher.source}) on {model}", *lines[1:]]
+        facts["launcher"] = launcher.name
+        lines = [f"played by {launcher.name!r} ({launcher.source}) on {model}", *lines[1:]]
     return Section("CPU", facts, lines, problems)
 
 

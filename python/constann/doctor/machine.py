@@ -3,6 +3,7 @@
 import os
 import platform
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -68,6 +69,8 @@ class Launcher:
     """What a child process of Python is started with, so that it runs on the same (emulated) CPU."""
 
     command: tuple[str, ...]
+    """Nothing where the kernel starts the emulator, for children as for this process."""
+    name: str
     source: str
 
 
@@ -80,15 +83,27 @@ def launcher() -> Launcher | None:
         An emulator runs this process, and how it was started cannot be found.
     """
     if given := os.environ.get("CONSTANN_LAUNCHER"):
-        return Launcher(tuple(shlex.split(given)), "CONSTANN_LAUNCHER")
+        return Launcher(tuple(shlex.split(given)), given, "CONSTANN_LAUNCHER")
     # QEMU shows its guest a command line without QEMU in /proc/self, but not in that of the thread.
     try:
         task = Path(f"/proc/self/task/{threading.get_native_id()}/cmdline")
         command = os.fsdecode(task.read_bytes()).split("\0")[:-1]
     except OSError:
         return None
-    found = emulator_in(command, sys.orig_argv)
-    return Launcher(found, "the emulator that runs this process") if found else None
+    return launcher_in(command, sys.orig_argv)
+
+
+def launcher_in(command: Sequence[str], python: Sequence[str]) -> Launcher | None:
+    """Return the launcher that a command line names before Python's own; see `emulator_in` for the error."""
+    found = emulator_in(command, python)
+    if not found:
+        return None
+    name = shlex.join(found)
+    if shutil.which(found[0]):
+        return Launcher(found, name, "the emulator that runs this process")
+    # A container whose programs the kernel starts through an emulator (binfmt) need not hold it, as the kernel has it
+    # open, and no process in there can start it.
+    return Launcher((), name, "the emulator that the kernel runs this process through")
 
 
 def emulator_in(command: Sequence[str], python: Sequence[str]) -> tuple[str, ...]:
