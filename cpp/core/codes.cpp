@@ -41,24 +41,6 @@ std::optional<CodeScale> scale_of(const RowsView& rows, std::uint32_t dim) {
     return CodeScale{lowest, rate};
 }
 
-}  // namespace
-
-std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim) {
-    std::optional<CodeScale> scale;
-    kernels::with_canonical_floating_point([&] { scale = scale_of(rows, dim); });
-    return scale;
-}
-
-Bytes encode_rows(const CodeScale& scale, const RowsView& rows, std::uint32_t dim, unsigned threads,
-                  const Watch& watch) {
-    const std::size_t stride = code_stride(dim);
-    Bytes codes(rows.size() * stride);
-    run_each(rows.size(), kRowsPerTask, threads, watch, [&](std::uint64_t row) {
-        encode_row(scale, rows[row], dim, std::span(codes).subspan(row * stride, stride));
-    });
-    return codes;
-}
-
 void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out) {
     for (std::uint32_t i = 0; i < dim; ++i) {
         const float above = file::load<float>(row, i) - scale.low;
@@ -67,6 +49,21 @@ void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim,
         out[i] = static_cast<std::byte>(static_cast<int>(held + 0.5f));
     }
     std::fill(out.begin() + dim, out.end(), std::byte{0});
+}
+
+}  // namespace
+
+CodedRows encode_rows(const RowsView& rows, std::uint32_t dim, unsigned threads, const Watch& watch) {
+    std::optional<CodeScale> scale;
+    kernels::with_canonical_floating_point([&] { scale = scale_of(rows, dim); });
+    if (!scale) return {};
+    const std::size_t stride = code_stride(dim);
+    Bytes codes(rows.size() * stride);
+    run_each(rows.size(), kRowsPerTask, threads, watch, [&](std::uint64_t row) {
+        encode_row(*scale, rows[row], dim, std::span(codes).subspan(row * stride, stride));
+    });
+    const RowsView view(codes, stride);
+    return {*scale, std::move(codes), view};
 }
 
 void pack_half_codes(std::span<const std::byte> codes, std::span<std::byte> out) {

@@ -32,15 +32,15 @@ constexpr std::size_t half_code_stride(std::uint32_t dim) {
     return code_stride((dim + 1) / 2);
 }
 
-// Nothing where codes cannot tell these rows apart. Depends on the rows alone; holds the floating-point
-// guard.
-std::optional<CodeScale> choose_code_scale(const RowsView& rows, std::uint32_t dim);
+// The codes of some rows: their own, or a mapped file's. None where codes do not serve.
+struct CodedRows {
+    CodeScale scale{};
+    Bytes own;
+    RowsView rows;
+};
 
-// The codes of all rows, one after another.
-Bytes encode_rows(const CodeScale& scale, const RowsView& rows, std::uint32_t dim, unsigned threads,
-                  const Watch& watch);
-
-void encode_row(const CodeScale& scale, const std::byte* row, std::uint32_t dim, std::span<std::byte> out);
+// None where codes cannot tell these rows apart. Depends on the rows alone.
+CodedRows encode_rows(const RowsView& rows, std::uint32_t dim, unsigned threads, const Watch& watch);
 
 // The upper 4 of the 7 bits of each code, two in a byte, as the kernels take them; `codes` are as many as
 // elements.

@@ -82,7 +82,8 @@ class Filter {
     Filter(const Given& allowed, const Given& exclude, const Ids& ids, std::uint64_t rows);
 
     bool filters() const { return !bits_.empty(); }
-    std::uint64_t count() const { return count_; }  // of allowed rows; only where it filters
+    // How many of these are allowed.
+    std::uint64_t count_of(std::uint64_t rows) const { return filters() ? count_ : rows; }
     bool allows(std::uint32_t row) const { return bits_.empty() || (bits_[row / 64] >> (row % 64) & 1); }
 
   private:

@@ -22,8 +22,7 @@ void check_columns(const Matrix& matrix, Metric metric, std::uint32_t dim, const
     if (matrix.columns == columns) return;
     const std::string unit = metric == Metric::hamming ? " columns of 8 bits" : "";
     throw std::invalid_argument(std::string(what) + " have dim " + std::to_string(matrix.columns) + unit +
-                                ", the index has dim " +
-                                std::to_string(metric == Metric::hamming ? columns : dim) + unit);
+                                ", the index has dim " + std::to_string(columns) + unit);
 }
 
 void read_all(const Matrix& matrix, Metric metric, std::uint32_t dim, std::span<std::byte> out) {
@@ -56,23 +55,16 @@ void Index::add(const Matrix& vectors, const GivenIds& ids) {
     check_columns(vectors, metric_, dim_, "vectors");
     if (vectors.rows > kMaxRows - rows_.size())
         throw std::invalid_argument("an index holds at most 4294967294 rows");
-    const std::size_t before = rows_.bytes().size();
-    const std::size_t after = before + vectors.rows * stride();
+    const std::size_t before = rows_.bytes().size(), after = before + vectors.rows * stride();
     if (!placed_rows_.empty() && after > placed_rows_.size())
         throw std::invalid_argument("there is no room for these rows where they are to lie");
-    const auto rows_up_to = [&](std::size_t size) {
-        if (placed_rows_.empty()) own_rows_.resize(size);
-        return placed_rows_.empty() ? own_rows_.bytes() : placed_rows_.first(size);
-    };
-    try {
-        const std::span<std::byte> all = rows_up_to(after);
-        read_all(vectors, metric_, dim_, all.subspan(before));
-        ids_.append(ids, vectors.rows, rows_.size());
-        rows_ = RowsView(all, stride());
-    } catch (...) {
-        rows_ = RowsView(rows_up_to(before), stride());
-        throw;
-    }
+    if (placed_rows_.empty()) own_rows_.resize(after);
+    const auto all = placed_rows_.empty() ? own_rows_.bytes() : placed_rows_.first(after);
+    // What lies beyond these is not there: where what follows throws, the next rows take its place.
+    rows_ = RowsView(all.first(before), stride());
+    read_all(vectors, metric_, dim_, all.subspan(before));
+    ids_.append(ids, vectors.rows, rows_.size());
+    rows_ = RowsView(all, stride());
 }
 
 void Index::place_rows(std::span<std::byte> region, std::shared_ptr<const void> memory) {
@@ -89,8 +81,7 @@ void Index::become_file(std::span<std::byte> region, std::size_t rows_at, std::s
     check_settling();
     const file::Header header = this->header();
     const std::vector<file::Content> parts = contents();
-    const file::Section& last = header.sections.back();
-    const std::size_t end = last.offset + last.length, begin = header.sections.front().offset;
+    const std::size_t end = file::file_length(header), begin = header.sections.front().offset;
     if (region.size() < end || rows_at > region.size() || region.size() - rows_at < parts[0].bytes.size() ||
         head.size() > begin) {
         throw std::invalid_argument("there is no room for the file of this index");
@@ -154,7 +145,7 @@ void Index::search(const SearchRequest& request, const Watch& watch, std::span<s
                    std::span<float> distances) const {
     check_built();
     check_columns(request.queries, metric_, dim_, "queries");
-    const std::size_t stride = row_stride(metric_, dim_);
+    const std::size_t stride = this->stride();
     const std::uint64_t count = request.queries.rows;
     Bytes queries(count * stride);
     read_all(request.queries, metric_, dim_, queries);
@@ -171,7 +162,7 @@ void Index::search(const SearchRequest& request, const Watch& watch, std::span<s
             const RowsView some(bytes, stride);
             std::vector<NearestRows> nearest(here);
             for (NearestRows& set : nearest) set.reset(std::min<std::uint64_t>(request.k, size()));
-            searcher(plan)->search(some, nearest);
+            find(some, plan, nearest);
             for (std::uint64_t i = 0; i < here; ++i) {
                 const std::size_t at = (first + i) * request.k;
                 nearest[i].write(ids_, ids.subspan(at, request.k), distances.subspan(at, request.k));

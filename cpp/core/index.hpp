@@ -47,18 +47,11 @@ class Index {
     Index(const Index&) = delete;
     Index& operator=(const Index&) = delete;
 
-    // One thread's part of a search: its buffers, reused from query to query.
-    class Searcher {
-      public:
-        virtual ~Searcher() = default;
-        // Offers each of `queries` (canonical padded rows) what it finds, to the set of the same number.
-        virtual void search(const RowsView& queries, std::span<NearestRows> nearest) = 0;
-    };
-
     Metric metric() const { return metric_; }
     std::uint32_t dim() const { return dim_; }
     std::uint64_t size() const { return rows_.size(); }
     std::uint64_t seed() const { return seed_; }
+    std::uint64_t effort() const { return effort_; }
     bool built() const { return built_.load(std::memory_order_acquire); }
 
     const Ids& ids() const { return ids_; }
@@ -112,10 +105,18 @@ class Index {
     // Takes over what its kind keeps of an opened file.
     virtual void open_structure(const file::Header& header, std::span<const std::byte> file) = 0;
     virtual void build_structure(unsigned threads, const Watch& watch) = 0;
-    virtual std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const = 0;
-    virtual std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const = 0;
+    // One thread's part of a search: offers each of `queries` (canonical padded rows) what is found, to the
+    // set of the same number.
+    virtual void find(const RowsView& queries, const SearchPlan& plan,
+                      std::span<NearestRows> nearest) const = 0;
+    // Of a search that is asked for this one.
+    virtual std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const {
+        return effort_or(effort_, effort);
+    }
     virtual std::vector<file::Parameter> parameters() const = 0;
     virtual std::vector<file::Content> structure() const = 0;
+
+    std::uint64_t effort_ = 0;  // the usual one; 0 until it is settled
 
   private:
     friend std::unique_ptr<Index> open(std::span<const std::byte> file, std::shared_ptr<const void> memory);

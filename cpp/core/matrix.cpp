@@ -18,18 +18,12 @@ struct Half {
     std::uint16_t bits;
 };
 
-// By integers alone: hardware conversions of float16 are not part of every baseline.
+// Hardware conversions of float16 are not part of every baseline. Its bits, put where float32 has them, are
+// the number but for a power of two, which is exact for denormal ones too.
 float to_float32(Half half) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(half.bits & 0x8000u) << 16;
-    std::uint32_t exponent = (half.bits >> 10) & 0x1fu;
-    std::uint32_t fraction = half.bits & 0x3ffu;
-    if (exponent == 0x1f) return std::bit_cast<float>(sign | 0x7f800000u | (fraction << 13));
-    if (exponent == 0) {
-        if (fraction == 0) return std::bit_cast<float>(sign);
-        for (exponent = 1; !(fraction & 0x400u); fraction <<= 1) --exponent;  // wraps below 0 as intended
-        fraction &= 0x3ffu;
-    }
-    return std::bit_cast<float>(sign | ((exponent + 112u) << 23) | (fraction << 13));
+    const std::uint32_t bits = (half.bits & 0x8000u) << 16 | (half.bits & 0x7fffu) << 13;
+    if ((half.bits & 0x7c00u) == 0x7c00u) return std::bit_cast<float>(bits | 0x7f800000u);
+    return std::bit_cast<float>(bits) * 0x1p112f;
 }
 template <class T>
 float to_float32(T value) {

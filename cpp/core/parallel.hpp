@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 
 namespace constann {
 
@@ -44,6 +45,14 @@ void run_each(std::uint64_t count, std::uint64_t per_task, unsigned threads, con
         }
     };
     run_tasks((count + per_task - 1) / per_task, threads, watch, run);
+}
+
+// What a thread's tasks use again and again. Behind a pointer: where the address is a thread's own, gcc asks
+// for it again and again in the loops.
+template <class Scratch>
+Scratch& scratch_of_this_thread() {
+    thread_local const auto scratch = std::make_unique<Scratch>();
+    return *scratch;
 }
 
 }  // namespace constann

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "kernels/dispatch.hpp"
 
@@ -14,38 +15,27 @@ constexpr std::size_t kTileBytes = 128 * 1024;  // rows that stay in a core's ow
 
 }  // namespace
 
-Scan::Scan(Metric metric, const RowsView& rows, const Filter& filter)
-    : metric_(metric),
-      rows_(rows),
-      filter_(filter),
-      kernels_(kernels::active()),
-      tile_(std::max<std::size_t>(kTileBytes / rows.stride(), 8)),
-      numbers_(tile_),
-      addresses_(tile_),
-      distances_(tile_) {}
-
-void Scan::search(const RowsView& queries, std::span<NearestRows> nearest) {
-    for (std::uint64_t next = 0; next < rows_.size();) {
-        const std::size_t here = take_tile(next);
-        const auto scored = std::span(distances_).first(here);
+void scan(Metric metric, const RowsView& rows, const Filter& filter, const RowsView& queries,
+          std::span<NearestRows> nearest) {
+    const kernels::KernelTable& kernels = kernels::active();
+    const std::size_t tile = std::max<std::size_t>(kTileBytes / rows.stride(), 8);
+    std::vector<std::uint32_t> numbers(tile);
+    std::vector<const std::byte*> addresses(tile);
+    std::vector<float> scored(tile);
+    for (std::uint64_t next = 0; next < rows.size();) {
+        std::size_t here = 0;
+        for (; next < rows.size() && here < tile; ++next) {
+            const auto row = static_cast<std::uint32_t>(next);
+            if (!filter.allows(row)) continue;
+            numbers[here] = row;
+            addresses[here++] = rows[row];
+        }
         for (std::uint64_t query = 0; query < queries.size(); ++query) {
-            distances(kernels_, metric_, queries[query], std::span(addresses_).first(here), queries.stride(),
-                      scored);
-            for (std::size_t i = 0; i < here; ++i) nearest[query].offer(scored[i], numbers_[i]);
+            distances(kernels, metric, queries[query], std::span(addresses).first(here), queries.stride(),
+                      std::span(scored).first(here));
+            for (std::size_t i = 0; i < here; ++i) nearest[query].offer(scored[i], numbers[i]);
         }
     }
-}
-
-// The rows from `next` on that may be returned, as many as a tile holds; moves `next` past them.
-std::size_t Scan::take_tile(std::uint64_t& next) {
-    std::size_t here = 0;
-    for (; next < rows_.size() && here < tile_; ++next) {
-        const auto row = static_cast<std::uint32_t>(next);
-        if (!filter_.allows(row)) continue;
-        numbers_[here] = row;
-        addresses_[here++] = rows_[row];
-    }
-    return here;
 }
 
 void offer_rows(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,

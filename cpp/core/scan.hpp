@@ -2,30 +2,17 @@
 // where so few rows are left that looking for them would take longer.
 #pragma once
 
-#include <vector>
+#include <span>
 
-#include "core/index.hpp"
+#include "core/metric.hpp"
+#include "core/nearest.hpp"
+#include "core/rows.hpp"
 
 namespace constann {
 
-class Scan final : public Index::Searcher {
-  public:
-    Scan(Metric metric, const RowsView& rows, const Filter& filter);
-
-    void search(const RowsView& queries, std::span<NearestRows> nearest) override;
-
-  private:
-    std::size_t take_tile(std::uint64_t& next);
-
-    const Metric metric_;
-    const RowsView& rows_;
-    const Filter& filter_;
-    const kernels::KernelTable& kernels_;
-    const std::size_t tile_;
-    std::vector<std::uint32_t> numbers_;
-    std::vector<const std::byte*> addresses_;
-    std::vector<float> distances_;
-};
+// Offers each query all rows that may be returned, to the set of the same number.
+void scan(Metric metric, const RowsView& rows, const Filter& filter, const RowsView& queries,
+          std::span<NearestRows> nearest);
 
 // Compares a query with the rows of these numbers, and offers them.
 void offer_rows(const kernels::KernelTable& kernels, Metric metric, const std::byte* query,

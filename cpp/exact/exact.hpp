@@ -2,7 +2,10 @@
 // kind.
 #pragma once
 
+#include <stdexcept>
+
 #include "core/index.hpp"
+#include "core/scan.hpp"
 
 namespace constann {
 
@@ -16,8 +19,14 @@ class Exact final : public Index {
     void build_structure(unsigned, const Watch& watch) override {
         if (watch) watch(1, 1);
     }
-    std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
-    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override;
+    void find(const RowsView& queries, const SearchPlan& plan,
+              std::span<NearestRows> nearest) const override {
+        scan(metric(), rows(), plan.filter, queries, nearest);
+    }
+    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override {
+        if (effort) throw std::invalid_argument("an exact index looks at every row: leave effort out");
+        return 0;
+    }
     std::vector<file::Parameter> parameters() const override { return {}; }
     std::vector<file::Content> structure() const override { return {}; }
 };

@@ -58,23 +58,17 @@ struct Writer {
 };
 
 // Reads fields one after another; past the end is an error, not a read.
-class Reader {
-  public:
-    explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+struct Reader {
     template <class T>
     T number() {
         return load<T>(take(sizeof(T)).data());
     }
     std::span<const std::byte> take(std::size_t length) {
-        if (bytes_.size() - at_ < length)
-            throw FormatError("the file ends inside its header: it is truncated");
-        at_ += length;
-        return bytes_.subspan(at_ - length, length);
+        if (left.size() < length) throw FormatError("the file ends inside its header: it is truncated");
+        return std::exchange(left, left.subspan(length)).first(length);
     }
 
-  private:
-    std::span<const std::byte> bytes_;
-    std::size_t at_ = 0;
+    std::span<const std::byte> left;
 };
 
 [[noreturn]] void refuse(const std::string& what, std::uint64_t value) {
@@ -220,7 +214,7 @@ std::vector<std::byte> encode(const Header& header) {
 }
 
 Header parse(std::span<const std::byte> file) {
-    Reader reader(file);
+    Reader reader{file};
     Header header{};
     read_magic_and_revisions(reader);
     read_shape(reader, header);
@@ -238,7 +232,8 @@ Header parse(std::span<const std::byte> file) {
     return header;
 }
 
-std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag) {
+std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag,
+                                   std::optional<std::uint64_t> length) {
     const Section* found = nullptr;
     for (const Section& section : header.sections) {
         if (section.tag != tag) continue;
@@ -246,22 +241,15 @@ std::span<const std::byte> section(const Header& header, std::span<const std::by
         found = &section;
     }
     if (!found) throw FormatError(std::string("section ") + name_of(tag) + " is missing");
+    if (length && *length != found->length) {
+        throw FormatError(std::string("section ") + name_of(tag) + " has " + std::to_string(found->length) +
+                          " bytes, not " + std::to_string(*length));
+    }
     return file.subspan(found->offset, found->length);
 }
 
-std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag,
-                                   std::uint64_t length) {
-    const auto bytes = section(header, file, tag);
-    if (bytes.size() != length) {
-        throw FormatError(std::string("section ") + name_of(tag) + " has " + std::to_string(bytes.size()) +
-                          " bytes, not " + std::to_string(length));
-    }
-    return bytes;
-}
-
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most) {
-    const auto found = std::find_if(header.parameters.begin(), header.parameters.end(),
-                                    [tag](const Parameter& parameter) { return parameter.tag == tag; });
+    const auto found = std::ranges::find(header.parameters, tag, &Parameter::tag);
     if (found == header.parameters.end())
         refuse("the header lacks parameter", static_cast<std::uint32_t>(tag));
     if (found->value < least || found->value > most) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -132,9 +133,8 @@ std::vector<std::byte> encode(const Header& header);
 Header parse(std::span<const std::byte> file);
 
 // The bytes of a section, which must be there exactly once and have `length` bytes; throws FormatError.
-std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag);
 std::span<const std::byte> section(const Header& header, std::span<const std::byte> file, SectionTag tag,
-                                   std::uint64_t length);
+                                   std::optional<std::uint64_t> length = {});
 
 // The value of a parameter between `least` and `most`; throws FormatError.
 std::uint64_t parameter(const Header& header, ParameterTag tag, std::uint64_t least, std::uint64_t most);

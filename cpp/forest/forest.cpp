@@ -26,11 +26,6 @@ std::uint64_t settled_trees(std::optional<std::uint64_t> trees) {
     return count;
 }
 
-template <class T, class Allocator>
-void append(std::vector<T, Allocator>& all, const std::vector<T, Allocator>& more) {
-    all.insert(all.end(), more.begin(), more.end());
-}
-
 // Appends one tree, moving its references past the splits and leaves that are there already.
 void append_tree(Trees& all, const Trees& tree) {
     const std::uint64_t splits = all.children.size() / 2;
@@ -43,13 +38,13 @@ void append_tree(Trees& all, const Trees& tree) {
     };
     all.roots.push_back(moved(tree.roots[0]));
     for (const std::uint32_t child : tree.children) all.children.push_back(moved(child));
-    append(all.bits, tree.bits);
-    append(all.offsets, tree.offsets);
-    append(all.planes, tree.planes);
+    all.bits.insert(all.bits.end(), tree.bits.begin(), tree.bits.end());
+    all.offsets.insert(all.offsets.end(), tree.offsets.begin(), tree.offsets.end());
+    all.planes.insert(all.planes.end(), tree.planes.begin(), tree.planes.end());
     const std::uint64_t rows = all.leaf_rows.size();
     for (std::size_t i = 1; i < tree.leaf_bounds.size(); ++i)
         all.leaf_bounds.push_back(rows + tree.leaf_bounds[i]);
-    append(all.leaf_rows, tree.leaf_rows);
+    all.leaf_rows.insert(all.leaf_rows.end(), tree.leaf_rows.begin(), tree.leaf_rows.end());
 }
 
 // Room for `count` trees like these: an estimate, as memory that is not written yet costs nothing.
@@ -83,8 +78,8 @@ Forest::Forest(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> tr
     : Index(file::Kind::forest, dim, metric),
       capacity_(leaf_capacity(metric, dim)),
       tree_count_(settled_trees(trees)),
-      effort_(effort_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree), effort)),
       wanted_code_bits_(code_bits) {
+    effort_ = effort_or(tree_count_ * std::max<std::uint64_t>(capacity_, kDefaultRowsPerTree), effort);
     if (code_bits && *code_bits != 0 && *code_bits != kCodeBits)
         throw std::invalid_argument("code_bits must be 0 or 7, not " + std::to_string(*code_bits));
     if (code_bits == kCodeBits && metric == Metric::hamming)
@@ -144,33 +139,18 @@ void Forest::keep(Trees trees) {
 }
 
 void Forest::try_codes(unsigned threads, const Watch& watch) {
-    const auto scale = choose_code_scale(rows(), dim());
-    if (!scale) return;
-    codes_.scale = *scale;
-    own_codes_ = encode_rows(*scale, rows(), dim(), threads, watch);
-    codes_.rows = RowsView(own_codes_, code_stride(dim()));
-    kernels::with_canonical_floating_point([&] { codes_.rerank = rerank_needed(); });
-    if (codes_.rerank == 0) {
-        codes_ = {};
-        own_codes_ = {};
-    }
+    codes_ = encode_rows(rows(), dim(), threads, watch);
+    if (code_bits() == 0) return;
+    kernels::with_canonical_floating_point([&] { rerank_ = rerank_needed(); });
+    if (rerank_ == 0) codes_ = {};
 }
 
 void Forest::try_plane_codes(unsigned threads, const Watch& watch) {
-    const RowsView planes(trees_.planes, rows().stride());
-    const auto scale = choose_code_scale(planes, dim());
-    if (!scale) return;
-    codes_.plane_scale = *scale;
-    own_plane_codes_ = encode_rows(*scale, planes, dim(), threads, watch);
-    const RowsView codes(own_plane_codes_, code_stride(dim()));
+    CodedRows planes = encode_rows(RowsView(trees_.planes, rows().stride()), dim(), threads, watch);
+    if (planes.rows.size() == 0) return;
     bool serve = false;
-    kernels::with_canonical_floating_point([&] { serve = plane_codes_serve(codes); });
-    if (serve) {
-        codes_.planes = codes;
-    } else {
-        codes_.plane_scale = {};
-        own_plane_codes_ = {};
-    }
+    kernels::with_canonical_floating_point([&] { serve = plane_codes_serve(planes); });
+    if (serve) plane_codes_ = std::move(planes);
 }
 
 std::unique_ptr<Forest> Forest::for_file(const file::Header& header) {
@@ -205,25 +185,24 @@ void Forest::open_structure(const file::Header& header, std::span<const std::byt
     view.leaf_rows = file::section(header, file, SectionTag::leaf_rows);
     trees_ = view;
     codes_ = {};
+    plane_codes_ = {};
     const std::uint64_t most = header.metric == Metric::hamming ? 0 : kCodeBits;
     if (file::code_bits(header, file::ParameterTag::code_bits, {0, most}) != 0) open_codes(header, file);
     own_trees_ = {};
-    own_codes_ = {};
-    own_plane_codes_ = {};
 }
 
 void Forest::open_codes(const file::Header& header, std::span<const std::byte> file) {
     using file::ParameterTag;
     codes_.scale = {file::float_parameter(header, ParameterTag::code_low),
                     file::float_parameter(header, ParameterTag::code_rate)};
-    codes_.rerank = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
+    rerank_ = file::parameter(header, ParameterTag::rerank, 1, kMaxRerank);
     const std::size_t stride = code_stride(header.dim);
     codes_.rows =
         RowsView(file::section(header, file, file::SectionTag::codes, header.rows * stride), stride);
     if (file::code_bits(header, ParameterTag::plane_code_bits, {0, kCodeBits}) == 0) return;
-    codes_.plane_scale = {file::float_parameter(header, ParameterTag::plane_code_low),
+    plane_codes_.scale = {file::float_parameter(header, ParameterTag::plane_code_low),
                           file::float_parameter(header, ParameterTag::plane_code_rate)};
-    codes_.planes = RowsView(
+    plane_codes_.rows = RowsView(
         file::section(header, file, file::SectionTag::plane_codes, trees_.splits() * stride), stride);
 }
 
@@ -236,14 +215,14 @@ std::vector<file::Parameter> Forest::parameters() const {
     if (code_bits() != 0) {
         all.push_back({ParameterTag::code_low, std::bit_cast<std::uint32_t>(codes_.scale.low)});
         all.push_back({ParameterTag::code_rate, std::bit_cast<std::uint32_t>(codes_.scale.rate)});
-        all.push_back({ParameterTag::rerank, codes_.rerank});
-        const bool planes = codes_.planes.size() != 0;
+        all.push_back({ParameterTag::rerank, rerank_});
+        const bool planes = plane_codes_.rows.size() != 0;
         all.push_back({ParameterTag::plane_code_bits, planes ? kCodeBits : 0});
         if (planes) {
             all.push_back(
-                {ParameterTag::plane_code_low, std::bit_cast<std::uint32_t>(codes_.plane_scale.low)});
+                {ParameterTag::plane_code_low, std::bit_cast<std::uint32_t>(plane_codes_.scale.low)});
             all.push_back(
-                {ParameterTag::plane_code_rate, std::bit_cast<std::uint32_t>(codes_.plane_scale.rate)});
+                {ParameterTag::plane_code_rate, std::bit_cast<std::uint32_t>(plane_codes_.scale.rate)});
         }
     }
     return all;
@@ -262,7 +241,7 @@ std::vector<file::Content> Forest::structure() const {
     all.push_back({SectionTag::leaf_bounds, trees_.leaf_bounds});
     all.push_back({SectionTag::leaf_rows, trees_.leaf_rows});
     if (code_bits() != 0) all.push_back({SectionTag::codes, codes_.rows.bytes()});
-    if (codes_.planes.size() != 0) all.push_back({SectionTag::plane_codes, codes_.planes.bytes()});
+    if (plane_codes_.rows.size() != 0) all.push_back({SectionTag::plane_codes, plane_codes_.rows.bytes()});
     return all;
 }
 

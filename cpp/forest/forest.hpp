@@ -46,16 +46,6 @@ struct TreesView {
     std::uint64_t splits() const { return children.size() / (2 * sizeof(std::uint32_t)); }
 };
 
-// Codes of the rows, where there are some, and how many rows they are to leave for the exact comparison.
-// Codes of the planes, where these serve too.
-struct CodesView {
-    CodeScale scale{};
-    std::uint64_t rerank = 0;
-    RowsView rows;
-    CodeScale plane_scale{};
-    RowsView planes;
-};
-
 // What all trees of a forest are built from.
 struct TreeSource {
     Metric metric;
@@ -85,7 +75,6 @@ class Forest final : public Index {
     static std::unique_ptr<Forest> for_file(const file::Header& header);
 
     std::uint64_t trees() const { return tree_count_; }
-    std::uint64_t effort() const { return effort_; }
     std::uint32_t capacity() const { return capacity_; }
     std::uint64_t code_bits() const { return codes_.rows.size() == 0 ? 0 : kCodeBits; }
     const TreesView& tree_view() const { return trees_; }
@@ -101,29 +90,24 @@ class Forest final : public Index {
     void try_codes(unsigned threads, const Watch& watch);
     void try_plane_codes(unsigned threads, const Watch& watch);
     std::uint64_t rerank_needed() const;
-    bool plane_codes_serve(const RowsView& planes);
+    bool plane_codes_serve(CodedRows& planes);
     std::vector<std::uint64_t> found_keys(const SearchPlan& plan, const RowsView& query) const;
     void for_trial_rows(const std::function<void(const RowsView&)>& trial) const;
 
     void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;
-    std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
-    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override {
-        return effort_or(effort_, effort);
-    }
+    void find(const RowsView& queries, const SearchPlan& plan, std::span<NearestRows> nearest) const override;
     std::vector<file::Parameter> parameters() const override;
     std::vector<file::Content> structure() const override;
 
     std::uint32_t capacity_;
     std::uint64_t tree_count_;
-    std::uint64_t effort_;
     std::optional<std::uint64_t> wanted_code_bits_;
     std::optional<Trees> adopted_;
     Trees own_trees_;
     TreesView trees_;
-    Bytes own_codes_;
-    Bytes own_plane_codes_;
-    CodesView codes_;
+    CodedRows codes_, plane_codes_;  // the latter only with the former
+    std::uint64_t rerank_ = 0;       // how many rows codes leave for the exact comparison
 };
 
 }  // namespace constann

@@ -31,11 +31,13 @@ void prefetch(const std::byte* row, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(row + at);
 }
 
-// What a thread's searches use again and again, whatever the index. `seen` is zero between searches.
+// What a thread's searches use again and again, whatever the index.
 struct Scratch {
-    std::vector<std::uint64_t> seen;  // one bit for each row
+    std::vector<std::uint64_t> seen;  // one bit for each row: set for the candidates of the last search
     OpenNodes open;
-    std::vector<std::uint32_t> candidates;
+    std::vector<std::uint32_t> candidates;  // so many as were found, and room for more
+    std::size_t found = 0;
+    std::vector<std::uint32_t> best;
     std::vector<const std::byte*> addresses;
     std::vector<std::uint32_t> answers;
     std::vector<std::uint64_t> keys;
@@ -49,38 +51,21 @@ constexpr std::size_t kOpenForEach = 4;
 
 }  // namespace
 
-class Forest::Walk final : public Index::Searcher {
+class Forest::Walk {
   public:
-    Walk(const Forest& forest, const SearchPlan& plan, Scratch& scratch)
-        : forest_(forest),
-          filter_(plan.filter),
-          effort_(plan.effort),
-          k_(std::min<std::uint64_t>(plan.k, filter_.filters() ? filter_.count() : forest.size())),
-          rows_(forest.rows()),
-          splits_(forest.trees_.splits()),
-          leaves_(forest.trees_.leaf_bounds.size() / sizeof(std::uint64_t) - 1),
-          leaf_rows_(forest.trees_.leaf_rows.size() / sizeof(std::uint32_t)),
-          hamming_(forest.metric() == Metric::hamming),
-          coded_(forest.codes_.rows.size() != 0),
-          coded_planes_(forest.codes_.planes.size() != 0),
-          searched_planes_(coded_planes_ ? forest.codes_.planes
-                                         : RowsView(forest.trees_.planes, rows_.stride())),
-          kernels_(kernels::active()),
-          s_(scratch) {
+    Walk(const Forest& forest, const SearchPlan& plan) : forest_(forest), plan_(plan) {
         s_.seen.resize(std::max<std::size_t>(s_.seen.size(), (rows_.size() + 63) / 64));
     }
 
-    void search(const RowsView& queries, std::span<NearestRows> nearest) override {
+    void search(const RowsView& queries, std::span<NearestRows> nearest) {
+        if (filter_.filters() && filter_.count_of(rows_.size()) <= plan_.effort)
+            return scan(forest_.metric(), rows_, filter_, queries, nearest);
         for (std::uint64_t query = 0; query < queries.size(); ++query) {
             const std::byte* here = queries[query];
-            if (filter_.filters() && filter_.count() <= effort_) {
-                take_all_allowed();
-            } else {
-                gather(here);
-                const std::uint64_t best = reranked_for(forest_.codes_.rerank, k_);
-                if (coded_ && s_.candidates.size() > best) keep_best_codes(here, best);
-            }
-            offer_rows(kernels_, forest_.metric(), here, rows_, s_.candidates, nearest[query]);
+            gather(here);
+            const std::uint64_t best = reranked_for(forest_.rerank_, k_);
+            const auto rows = coded_ && s_.found > best ? best_by_codes(here, best) : candidates();
+            offer_rows(kernels_, forest_.metric(), here, rows_, rows, nearest[query]);
         }
     }
 
@@ -91,7 +76,7 @@ class Forest::Walk final : public Index::Searcher {
         NearestRows exact;
         exact.reset(kUsualK);
         std::array<float, 1> distance;
-        for (std::size_t i = 0; i < s_.candidates.size(); ++i) {
+        for (std::size_t i = 0; i < s_.found; ++i) {
             const std::array<const std::byte*, 1> row = {rows_[s_.candidates[i]]};
             distances(kernels_, forest_.metric(), query, row, rows_.stride(), distance);
             exact.offer(distance[0], static_cast<std::uint32_t>(i));
@@ -104,41 +89,36 @@ class Forest::Walk final : public Index::Searcher {
     }
 
   private:
-    // Makes `seen` zero again, whatever ends the gathering.
-    class Unmark {
-      public:
-        Unmark(Scratch& scratch, const std::size_t& found) : scratch_(scratch), found_(found) {}
-        ~Unmark() {
-            for (std::size_t i = 0; i < found_; ++i) scratch_.seen[scratch_.candidates[i] / 64] = 0;
-        }
-        Unmark(const Unmark&) = delete;
-        Unmark& operator=(const Unmark&) = delete;
-
-      private:
-        Scratch& scratch_;
-        const std::size_t& found_;
-    };
+    std::span<const std::uint32_t> candidates() const { return std::span(s_.candidates).first(s_.found); }
 
     // Rows from the most promising nodes of all trees, each once, until they offered as many as the effort
     // asks for, counting a row of several trees each time, and k different ones.
     void gather(const std::byte* query) {
         s_.open.clear();
-        splits_seen_ = leaves_seen_ = read_ = gathered_ = 0;
-        found_ = 0;
-        const Unmark unmark(s_, found_);
+        for (const std::uint32_t row : candidates()) s_.seen[row / 64] = 0;
+        s_.found = 0;
+        splits_seen_ = read_ = gathered_ = 0;
         if (coded_planes_) encode_for_planes(query);
         open_roots();
         while (!s_.open.empty() && !enough()) {
-            std::array<OpenNodes::Node, kNodesAtOnce> nodes = {};
-            const std::size_t wanted =
-                std::clamp<std::size_t>(s_.open.size() / kOpenForEach, 1, nodes.size());
-            for (std::size_t i = 0; i < wanted; ++i) nodes[i] = take_best();
-            visit(std::span(nodes).first(wanted), query);
+            std::array<OpenNodes::Node, kNodesAtOnce> splits = {};
+            std::array<std::uint32_t, kNodesAtOnce> leaves = {};
+            std::size_t split = 0, leaf = 0;
+            for (std::size_t left = std::clamp<std::size_t>(s_.open.size() / kOpenForEach, 1, kNodesAtOnce);
+                 left > 0; --left) {
+                const OpenNodes::Node best = take_best();
+                if (best.number & kLeafBit) {
+                    leaves[leaf++] = best.number & ~kLeafBit;
+                } else {
+                    splits[split++] = best;
+                }
+            }
+            for (std::size_t i = 0; i < leaf && !enough(); ++i) take_leaf(leaves[i]);
+            follow(std::span(splits).first(split), query);
         }
-        s_.candidates.resize(found_);
     }
 
-    bool enough() const { return gathered_ >= effort_ && found_ >= k_; }
+    bool enough() const { return gathered_ >= plan_.effort && s_.found >= k_; }
 
     void open_roots() {
         const std::uint64_t roots = forest_.trees_.roots.size() / sizeof(std::uint32_t);
@@ -164,19 +144,6 @@ class Forest::Walk final : public Index::Searcher {
             if (!hamming_) prefetch(searched_planes_[node], searched_planes_.stride());
         }
         return best;
-    }
-
-    void visit(std::span<const OpenNodes::Node> nodes, const std::byte* query) {
-        std::array<OpenNodes::Node, kNodesAtOnce> splits = {};
-        std::size_t count = 0;
-        for (const OpenNodes::Node& node : nodes) {
-            if (!(node.number & kLeafBit)) {
-                splits[count++] = node;
-            } else if (!enough()) {
-                take_leaf(node.number & ~kLeafBit);
-            }
-        }
-        follow(std::span(splits).first(count), query);
     }
 
     void follow(std::span<const OpenNodes::Node> splits, const std::byte* query) {
@@ -228,9 +195,9 @@ class Forest::Walk final : public Index::Searcher {
     float decoded_product(std::uint32_t answer) const {
         const auto product = static_cast<std::int32_t>(kernels::kCodeProductBase - answer);
         const double scaled =
-            static_cast<double>(product) / static_cast<double>(forest_.codes_.plane_scale.rate);
+            static_cast<double>(product) / static_cast<double>(forest_.plane_codes_.scale.rate);
         const double low =
-            static_cast<double>(forest_.codes_.plane_scale.low) * static_cast<double>(query_sum_);
+            static_cast<double>(forest_.plane_codes_.scale.low) * static_cast<double>(query_sum_);
         const double sum = scaled + low;
         return static_cast<float>(sum * query_step_);
     }
@@ -252,8 +219,6 @@ class Forest::Walk final : public Index::Searcher {
     }
 
     void take_leaf(std::uint32_t leaf) {
-        ++leaves_seen_;
-        require(leaves_seen_ <= leaves_, "its trees share leaves");
         const auto begin = file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), leaf);
         const auto end =
             file::load<std::uint64_t>(forest_.trees_.leaf_bounds.data(), std::uint64_t{leaf} + 1);
@@ -274,14 +239,14 @@ class Forest::Walk final : public Index::Searcher {
         const std::size_t length = std::min<std::size_t>(fetched.stride(), 4 * kCacheLine);
         const std::size_t count = leaf_rows.size() / sizeof(std::uint32_t);
         const std::uint64_t rows = rows_.size();
-        if (s_.candidates.size() < found_ + count) s_.candidates.resize(2 * (found_ + count));
+        if (s_.candidates.size() < s_.found + count) s_.candidates.resize(2 * (s_.found + count));
         std::uint32_t* const candidates = s_.candidates.data();
         std::uint64_t* const seen = s_.seen.data();
-        std::size_t found = found_;
+        std::size_t found = s_.found;
         for (std::size_t i = 0; i < count; ++i) {
             const auto row = file::load<std::uint32_t>(leaf_rows.data(), i);
             if (kChecked && row >= rows) {
-                found_ = found;  // what is marked so far is unmarked again
+                s_.found = found;  // what is marked so far is unmarked again
                 file::damaged("a leaf names a row that does not exist");
             }
             if constexpr (kFiltered) {
@@ -294,22 +259,14 @@ class Forest::Walk final : public Index::Searcher {
             seen[row / 64] |= bit;
             prefetch(fetched[row], length);
         }
-        found_ = found;
+        s_.found = found;
         if constexpr (!kFiltered) gathered_ += count;
     }
 
-    void take_all_allowed() {
-        s_.candidates.clear();
-        for (std::uint64_t row = 0; row < rows_.size(); ++row) {
-            if (filter_.allows(static_cast<std::uint32_t>(row)))
-                s_.candidates.push_back(static_cast<std::uint32_t>(row));
-        }
-    }
-
-    // Sets keys of (answer, place among the candidates).
+    // Sets keys of (answer, row).
     void compare_codes(const std::byte* query) {
         const RowsView& codes = forest_.codes_.rows;
-        const std::size_t count = s_.candidates.size();
+        const std::size_t count = s_.found;
         s_.query_codes.resize(codes.stride());
         encode_query(forest_.metric(), forest_.codes_.scale, query, forest_.dim(), s_.query_codes);
         s_.addresses.resize(count);
@@ -323,64 +280,56 @@ class Forest::Walk final : public Index::Searcher {
         }
     }
 
-    void keep_best_codes(const std::byte* query, std::uint64_t best) {
+    std::span<const std::uint32_t> best_by_codes(const std::byte* query, std::uint64_t count) {
         compare_codes(query);
-        std::nth_element(s_.keys.begin(), s_.keys.begin() + static_cast<std::ptrdiff_t>(best), s_.keys.end());
-        s_.candidates.resize(best);
-        for (std::size_t i = 0; i < best; ++i) {
-            s_.candidates[i] = static_cast<std::uint32_t>(s_.keys[i]);
-            prefetch(rows_[s_.candidates[i]], rows_.stride());
+        std::nth_element(s_.keys.begin(), s_.keys.begin() + static_cast<std::ptrdiff_t>(count),
+                         s_.keys.end());
+        s_.best.resize(count);
+        for (std::size_t i = 0; i < count; ++i) {
+            s_.best[i] = static_cast<std::uint32_t>(s_.keys[i]);
+            prefetch(rows_[s_.best[i]], rows_.stride());
         }
+        return s_.best;
     }
 
     const Forest& forest_;
-    const Filter& filter_;
-    const std::uint64_t effort_;
-    const std::uint64_t k_;  // no more than there are rows to find
-    const RowsView& rows_;
-    const std::uint64_t splits_;
-    const std::uint64_t leaves_;
-    const std::uint64_t leaf_rows_;
-    const bool hamming_;
-    const bool coded_;
-    const bool coded_planes_;
-    const RowsView searched_planes_;
+    const SearchPlan plan_;
+    Scratch& s_ = scratch_of_this_thread<Scratch>();
+    const kernels::KernelTable& kernels_ = kernels::active();
+    const RowsView& rows_ = forest_.rows();
+    const Filter& filter_ = plan_.filter;
+    const std::uint64_t k_ = std::min<std::uint64_t>(plan_.k, filter_.count_of(rows_.size()));
+    const std::uint64_t splits_ = forest_.trees_.splits();
+    const std::uint64_t leaves_ = forest_.trees_.leaf_bounds.size() / sizeof(std::uint64_t) - 1;
+    const std::uint64_t leaf_rows_ = forest_.trees_.leaf_rows.size() / sizeof(std::uint32_t);
+    const bool hamming_ = forest_.metric() == Metric::hamming;
+    const bool coded_ = forest_.codes_.rows.size() != 0;
+    const bool coded_planes_ = forest_.plane_codes_.rows.size() != 0;
+    const RowsView searched_planes_ =
+        coded_planes_ ? forest_.plane_codes_.rows : RowsView(forest_.trees_.planes, rows_.stride());
     double query_step_ = 0;       // of the signed codes
     std::int64_t query_sum_ = 0;  // of the signed codes
-    const kernels::KernelTable& kernels_;
     std::uint64_t splits_seen_ = 0;
-    std::uint64_t leaves_seen_ = 0;
     std::uint64_t read_ = 0;      // rows of the leaves seen
     std::uint64_t gathered_ = 0;  // those of them that may be returned
-    std::size_t found_ = 0;       // different ones of these: so many candidates there are
-    Scratch& s_;
 };
 
-namespace {
-
-Scratch& scratch_of_this_thread() {
-    thread_local Scratch scratch;
-    return scratch;
-}
-
-}  // namespace
-
-std::unique_ptr<Index::Searcher> Forest::searcher(const SearchPlan& plan) const {
-    return std::make_unique<Walk>(*this, plan, scratch_of_this_thread());
+void Forest::find(const RowsView& queries, const SearchPlan& plan, std::span<NearestRows> nearest) const {
+    Walk(*this, plan).search(queries, nearest);
 }
 
 // Whether the trees are searched as well by their planes' codes as by the planes: the same rows are found, or
 // others as near. Tried with rows as queries.
-bool Forest::plane_codes_serve(const RowsView& planes) {
+bool Forest::plane_codes_serve(CodedRows& planes) {
     constexpr std::uint64_t kLostAtMost = 500;  // one in so many, net
     const Filter all;
     const SearchPlan plan{kUsualK, effort_, all};
     std::uint64_t found = 0, found_by_codes = 0, sought = 0;
     for_trial_rows([&](const RowsView& query) {
         const std::vector<std::uint64_t> exact = found_keys(plan, query);
-        codes_.planes = planes;
+        std::swap(plane_codes_, planes);
         const std::vector<std::uint64_t> coded = found_keys(plan, query);
-        codes_.planes = {};
+        std::swap(plane_codes_, planes);
         std::vector<std::uint64_t> either;
         std::ranges::set_union(exact, coded, std::back_inserter(either));
         either.resize(std::min<std::size_t>(either.size(), kUsualK));
@@ -398,7 +347,7 @@ bool Forest::plane_codes_serve(const RowsView& planes) {
 std::vector<std::uint64_t> Forest::found_keys(const SearchPlan& plan, const RowsView& query) const {
     std::vector<NearestRows> nearest(1);
     nearest[0].reset(plan.k);
-    Walk(*this, plan, scratch_of_this_thread()).search(query, nearest);
+    Walk(*this, plan).search(query, nearest);
     return nearest[0].take_sorted();
 }
 
@@ -415,7 +364,7 @@ void Forest::for_trial_rows(const std::function<void(const RowsView&)>& trial) c
 std::uint64_t Forest::rerank_needed() const {
     constexpr std::uint64_t kLostAtMost = 500;  // one in so many
     const Filter all;
-    Walk walk(*this, {kUsualK, effort_, all}, scratch_of_this_thread());
+    Walk walk(*this, {kUsualK, effort_, all});
     std::vector<std::uint64_t> ranks;
     for_trial_rows([&](const RowsView& query) { walk.code_ranks(query[0], ranks); });
     return least_rerank(ranks, {16, 32, 64, 128}, kLostAtMost);

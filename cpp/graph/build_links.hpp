@@ -17,8 +17,4 @@ struct Links {
 // `measure` compares nodes with nodes: squared distances, or inner products.
 Links build_links(const Measure& measure, std::uint64_t nodes, unsigned threads, const Watch& watch);
 
-// Makes every node be reached from every other. Links that are added take free places; only where there are
-// none, a link that nothing depends on gives way.
-void join_parts(NodeNumbers& links, std::uint32_t degree, const Measure& measure, std::uint64_t nodes);
-
 }  // namespace constann

@@ -74,21 +74,20 @@ Graph::Graph(std::uint32_t dim, Metric metric, std::optional<std::uint64_t> effo
 void Graph::build_structure(unsigned threads, const Watch& watch) {
     const Truth truth = true_neighbours(threads, watch);
     Bytes codes = choose_codes(truth, threads);
-    const bool coded = !codes.empty();
-    group_rows(coded ? RowsView(codes, code_stride(dim())) : rows());
+    const kernels::KernelTable& kernels = kernels::active();
+    group_rows(form_.bits != 0 ? RowsView(codes, code_stride(dim())) : rows());
     std::vector<std::uint32_t> bias_of_nodes;
     Measure between;
-    if (coded) {
+    if (form_.bits != 0) {
         codes = codes_by_node(codes);
-        between.codes = kernels::active().code_squared_euclidean;
-        between.table = RowsView(codes, code_stride(dim()));
         if (metric() == Metric::dot) bias_of_nodes = bias();
-        between.bias = bias_of_nodes;
+        between = {.codes = kernels.code_squared_euclidean,
+                   .table = RowsView(codes, code_stride(dim())),
+                   .bias = bias_of_nodes};
     } else {
-        between = measure(kernels::active());
+        between = measure(kernels);
     }
-    kernels::with_canonical_floating_point(
-        [&] { own_links_ = build_links(between, node_rows_.nodes, threads, watch); });
+    own_links_ = build_links(between, node_rows_.nodes, threads, watch);
     own_codes_ = form_.bits == 4 ? halved(codes, node_rows_.nodes, dim(), threads) : std::move(codes);
     look_at_own();
     if (effort_ == 0) effort_ = settled_effort(truth, threads);
@@ -125,82 +124,81 @@ Graph::Truth Graph::true_neighbours(unsigned threads, const Watch& watch) const 
                   std::vector<NearestRows> nearest(here);
                   for (NearestRows& set : nearest) set.reset(std::min(kTrialK, size()));
                   const auto queries = std::span(truth.queries).subspan(first * stride, here * stride);
-                  Scan(metric(), rows(), all).search(RowsView(queries, stride), nearest);
+                  scan(metric(), rows(), all, RowsView(queries, stride), nearest);
                   for (std::uint64_t i = 0; i < here; ++i)
                       truth.nearest[first + i] = nearest[i].take_sorted();
               });
     return truth;
 }
 
+void CodeForm::encode(Metric metric, const std::byte* query, std::uint32_t dim, Floats& turned,
+                      Bytes& codes) const {
+    if (rotation) {
+        turned.resize(row_stride(metric, dim) / sizeof(float));
+        rotation->turn(query, turned);
+        query = bytes_of(turned).data();
+    }
+    codes.resize(stride(dim) * (bits == 4 ? 2 : 1));
+    encode_query(metric, scale, query, dim, codes);
+}
+
 // Codes of 7 bits by row to build on; form_ says what a search compares. None where no codes serve.
 Bytes Graph::choose_codes(const Truth& truth, unsigned threads) {
-    form_ = {0, false, {}, kRerankOfFloats};
+    form_ = {.rerank = kRerankOfFloats};
     if (wanted_code_bits_ == 0) return {};
     Bytes best;
     std::uint64_t least = UINT64_MAX;
-    for (const bool rotated : {false, true}) {
-        std::optional<Rotation> rotation;
-        if (rotated) rotation.emplace(dim(), seed());
-        std::optional<CodeTrial> trial = try_codes(rotation, truth, threads);
-        if (!trial) continue;
-        const bool four =
-            trial->rerank4 != 0 && (trial->rerank7 == 0 || trial->rerank4 <= 2 * trial->rerank7);
-        const std::uint64_t rerank = four ? trial->rerank4 : trial->rerank7;
-        const std::uint64_t cost = four ? rerank : 2 * rerank;
-        if (rerank != 0 && cost < least) {
+    bool few = false;
+    for (int rotated = 0; rotated < 2 && !few; ++rotated) {
+        CodeForm form;
+        if (rotated) form.rotation.emplace(dim(), seed());
+        CodedRows codes = codes_of_rows(form.rotation, threads);
+        if (codes.rows.size() == 0) continue;
+        form.scale = codes.scale;
+        bool better = false;
+        for (const unsigned bits : {4u, 7u}) {
+            if (few || wanted_code_bits_.value_or(bits) != bits) continue;
+            form.bits = bits;
+            form.rerank = rerank_needed(form, codes.own, truth, threads);
+            const std::uint64_t cost = bits == 4 ? form.rerank : 2 * form.rerank;
+            few = bits == 4 && form.rerank != 0 && form.rerank <= kFewReranked;
+            if (form.rerank == 0 || cost >= least) continue;
             least = cost;
-            form_ = {four ? std::uint64_t{4} : 7, rotated, trial->scale, rerank};
-            rotation_ = rotation;
-            best = std::move(trial->codes);
+            form_ = form;
+            better = true;
         }
-        if (trial->rerank4 != 0 && trial->rerank4 <= kFewReranked) break;
+        if (better) best = std::move(codes.own);
     }
     return best;
 }
 
-std::optional<CodeTrial> Graph::try_codes(const std::optional<Rotation>& rotation, const Truth& truth,
-                                          unsigned threads) const {
-    Floats turned;
-    RowsView from = rows();
-    if (rotation) {
-        const std::size_t length = rows().stride() / sizeof(float);
-        turned.resize(size() * length);
-        from = RowsView(bytes_of(turned), rows().stride());
-        run_each(size(), kRowsPerTask, threads, {}, [&](std::uint64_t row) {
-            rotation->turn(rows()[row], std::span(turned).subspan(row * length, length));
-        });
-    }
-    const auto scale = choose_code_scale(from, dim());
-    if (!scale) return std::nullopt;
-    CodeTrial trial{*scale, encode_rows(*scale, from, dim(), threads, {})};
-    if (wanted_code_bits_ != 7) trial.rerank4 = rerank_needed(trial, true, rotation, truth, threads);
-    if (wanted_code_bits_ != 4 && (trial.rerank4 == 0 || trial.rerank4 > kFewReranked))
-        trial.rerank7 = rerank_needed(trial, false, rotation, truth, threads);
-    return trial;
+CodedRows Graph::codes_of_rows(const std::optional<Rotation>& rotation, unsigned threads) const {
+    if (!rotation) return encode_rows(rows(), dim(), threads, {});
+    const std::size_t length = rows().stride() / sizeof(float);
+    Floats turned(size() * length);
+    run_each(size(), kRowsPerTask, threads, {}, [&](std::uint64_t row) {
+        rotation->turn(rows()[row], std::span(turned).subspan(row * length, length));
+    });
+    return encode_rows(RowsView(bytes_of(turned), rows().stride()), dim(), threads, {});
 }
 
-// How many nodes the codes must leave for the exact comparison, so that hardly any of the true nearest is
-// lost; 0 where codes cannot serve.
-std::uint64_t Graph::rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
-                                   const Truth& truth, unsigned threads) const {
+// How many nodes the codes, given in 7 bits, must leave for the exact comparison, so that hardly any of the
+// true nearest is lost; 0 where codes cannot serve.
+std::uint64_t Graph::rerank_needed(const CodeForm& form, const Bytes& codes_of_7, const Truth& truth,
+                                   unsigned threads) const {
+    const bool half = form.bits == 4;
     const kernels::ManyCodes kernel = code_kernel(kernels::active(), compared_as(), half);
-    const Bytes halves = half ? halved(trial.codes, size(), dim(), threads) : Bytes();
-    const std::size_t stride = half ? half_code_stride(dim()) : code_stride(dim());
-    const RowsView codes(half ? halves : trial.codes, stride);
+    const Bytes halves = half ? halved(codes_of_7, size(), dim(), threads) : Bytes();
+    const RowsView codes(half ? halves : codes_of_7, form.stride(dim()));
     std::vector<std::uint64_t> ranks(truth.nearest.size() * kTrialK);
     run_each(truth.nearest.size(), 1, threads, {}, [&](std::uint64_t i) {
-        Floats turned(rows().stride() / sizeof(float));
-        const std::byte* query = &truth.queries[i * rows().stride()];
-        if (rotation) {
-            rotation->turn(query, turned);
-            query = reinterpret_cast<const std::byte*>(turned.data());
-        }
-        Bytes query_codes(half ? 2 * stride : stride);
-        encode_query(compared_as(), trial.scale, query, dim(), query_codes);
+        Floats turned;
+        Bytes query;
+        form.encode(compared_as(), &truth.queries[i * rows().stride()], dim(), turned, query);
         std::vector<const std::byte*> addresses(size());
         std::vector<std::uint32_t> answers(size());
         for (std::uint64_t row = 0; row < size(); ++row) addresses[row] = codes[row];
-        kernel(query_codes.data(), addresses.data(), size(), stride, answers.data());
+        kernel(query.data(), addresses.data(), size(), codes.stride(), answers.data());
         for (std::size_t j = 0; j < truth.nearest[i].size(); ++j) {
             const auto row = static_cast<std::uint32_t>(truth.nearest[i][j]);
             std::uint64_t& rank = ranks[i * kTrialK + j];
@@ -283,8 +281,7 @@ Bytes Graph::codes_by_node(const Bytes& by_row) {
 }
 
 void Graph::look_at_own() {
-    const std::size_t stride = form_.bits == 4 ? half_code_stride(dim()) : code_stride(dim());
-    codes_ = form_.bits == 0 ? RowsView() : RowsView(own_codes_, stride);
+    codes_ = form_.bits == 0 ? RowsView() : RowsView(own_codes_, form_.stride(dim()));
     links_ = bytes_of(own_links_.lowest);
     look_at_upper(bytes_of(own_links_.upper));
 }
@@ -314,8 +311,8 @@ std::unique_ptr<Graph> Graph::for_file(const file::Header& header) {
     if (bits == 0) return index;
     index->form_.scale = {file::float_parameter(header, ParameterTag::code_low),
                           file::float_parameter(header, ParameterTag::code_rate)};
-    index->form_.rotated = file::parameter(header, ParameterTag::rotated, 0, 1) != 0;
-    if (index->form_.rotated) index->rotation_.emplace(header.dim, header.seed);
+    if (file::parameter(header, ParameterTag::rotated, 0, 1) != 0)
+        index->form_.rotation.emplace(header.dim, header.seed);
     return index;
 }
 
@@ -329,7 +326,7 @@ void Graph::open_structure(const file::Header& header, std::span<const std::byte
     const auto links = file::section(header, file, SectionTag::links, nodes * kLinks * kNumber);
     const auto upper_links =
         file::section(header, file, SectionTag::upper_links, upper_link_count(nodes) * kNumber);
-    const std::size_t stride = form_.bits == 4 ? half_code_stride(header.dim) : code_stride(header.dim);
+    const std::size_t stride = form_.stride(header.dim);
     const auto codes = form_.bits == 0
                            ? RowsView()
                            : RowsView(file::section(header, file, SectionTag::codes, nodes * stride), stride);
@@ -355,7 +352,7 @@ std::vector<file::Parameter> Graph::parameters() const {
     all.push_back({ParameterTag::nodes, node_rows_.nodes});
     all.push_back({ParameterTag::links, kLinks});
     all.push_back({ParameterTag::upper_links, kUpperLinks});
-    if (form_.bits != 0) all.push_back({ParameterTag::rotated, form_.rotated ? 1u : 0u});
+    if (form_.bits != 0) all.push_back({ParameterTag::rotated, rotated() ? 1u : 0u});
     return all;
 }
 

@@ -15,16 +15,16 @@ namespace constann {
 // How rows become the codes that are compared.
 struct CodeForm {
     std::uint64_t bits = 0;  // 4 or 7; 0: the rows themselves are compared
-    bool rotated = false;
-    CodeScale scale{};
+    std::optional<Rotation> rotation = {};
+    CodeScale scale = {};
     std::uint64_t rerank = 0;  // how many nodes are left for the exact comparison
-};
 
-// Codes of 7 bits of all rows, and how many nodes they, or their upper 4 bits, must leave: 0 if too many.
-struct CodeTrial {
-    CodeScale scale{};
-    Bytes codes;
-    std::uint64_t rerank7 = 0, rerank4 = 0;
+    // Length in bytes of a row of codes.
+    std::size_t stride(std::uint32_t dim) const {
+        return bits == 4 ? half_code_stride(dim) : code_stride(dim);
+    }
+    // Sets `codes`, and `turned` where there is a rotation.
+    void encode(Metric metric, const std::byte* query, std::uint32_t dim, Floats& turned, Bytes& codes) const;
 };
 
 class Graph final : public Index {
@@ -37,9 +37,8 @@ class Graph final : public Index {
     // With the parameters of a file, whose structure is still to be opened.
     static std::unique_ptr<Graph> for_file(const file::Header& header);
 
-    std::uint64_t effort() const { return effort_; }
     std::uint64_t code_bits() const { return form_.bits; }
-    bool rotated() const { return form_.rotated; }
+    bool rotated() const { return form_.rotation.has_value(); }
     std::uint64_t nodes() const { return node_rows_.nodes; }
 
     // The least effort that finds this share of the k nearest of the queries, counted against all rows.
@@ -58,10 +57,9 @@ class Graph final : public Index {
 
     std::vector<std::uint32_t> trial_rows() const;
     Truth true_neighbours(unsigned threads, const Watch& watch) const;
-    std::optional<CodeTrial> try_codes(const std::optional<Rotation>& rotation, const Truth& truth,
-                                       unsigned threads) const;
-    std::uint64_t rerank_needed(const CodeTrial& trial, bool half, const std::optional<Rotation>& rotation,
-                                const Truth& truth, unsigned threads) const;
+    CodedRows codes_of_rows(const std::optional<Rotation>& rotation, unsigned threads) const;
+    std::uint64_t rerank_needed(const CodeForm& form, const Bytes& codes, const Truth& truth,
+                                unsigned threads) const;
     Bytes choose_codes(const Truth& truth, unsigned threads);
     std::vector<std::uint32_t> bias() const;
     void group_rows(const RowsView& compared);
@@ -77,17 +75,12 @@ class Graph final : public Index {
 
     void open_structure(const file::Header& header, std::span<const std::byte> file) override;
     void build_structure(unsigned threads, const Watch& watch) override;
-    std::unique_ptr<Searcher> searcher(const SearchPlan& plan) const override;
-    std::uint64_t resolve_effort(std::optional<std::uint64_t> effort) const override {
-        return effort_or(effort_, effort);
-    }
+    void find(const RowsView& queries, const SearchPlan& plan, std::span<NearestRows> nearest) const override;
     std::vector<file::Parameter> parameters() const override;
     std::vector<file::Content> structure() const override;
 
-    std::uint64_t effort_ = 0;  // 0 until it is settled
     std::optional<std::uint64_t> wanted_code_bits_;
     CodeForm form_;
-    std::optional<Rotation> rotation_;
     Bytes own_codes_;
     std::vector<std::uint32_t> own_node_rows_, own_node_bounds_;
     Links own_links_;

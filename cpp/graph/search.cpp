@@ -22,29 +22,16 @@ struct Scratch {
     std::vector<std::uint32_t> candidates;
 };
 
-Scratch& scratch_of_this_thread() {
-    thread_local Scratch scratch;
-    return scratch;
-}
-
 bool same_row(const RowsView& rows, std::uint32_t a, std::uint32_t b) {
     return std::memcmp(rows[a], rows[b], rows.stride()) == 0;
 }
 
 }  // namespace
 
-class Graph::Search final : public Index::Searcher {
+class Graph::Search {
   public:
-    Search(const Graph& graph, const SearchPlan& plan)
-        : graph_(graph),
-          filter_(plan.filter),
-          allowed_(filter_.filters() ? filter_.count() : graph.size()),
-          k_(std::min<std::uint64_t>(plan.k, allowed_)),
-          kernels_(kernels::active()),
-          measure_(graph.measure(kernels_)),
-          s_(scratch_of_this_thread()) {
+    Search(const Graph& graph, const SearchPlan& plan) : graph_(graph), plan_(plan) {
         const std::uint64_t nodes = graph.nodes();
-        best_ = reranked_for(graph.form_.rerank, k_);
         const std::uint64_t wanted = std::min(std::max(plan.effort, k_), nodes);
         // Else no effort finds what codes put behind others, which they do more often far from all rows.
         if (graph.form_.bits != 0) best_ = std::max(best_, wanted / kReranked);
@@ -60,41 +47,34 @@ class Graph::Search final : public Index::Searcher {
         pool_ = kept < static_cast<double>(nodes) ? static_cast<std::uint64_t>(kept) : nodes;
     }
 
-    void search(const RowsView& queries, std::span<NearestRows> nearest) override {
-        if (scans_) return Scan(graph_.metric(), graph_.rows(), filter_).search(queries, nearest);
+    void search(const RowsView& queries, std::span<NearestRows> nearest) {
+        if (scans_) return scan(graph_.metric(), graph_.rows(), filter_, queries, nearest);
         for (std::uint64_t query = 0; query < queries.size(); ++query) {
             const auto one = RowsView({queries[query], queries.stride()}, queries.stride());
             walk(one[0]);
             if (take_candidates()) {
                 offer_rows(kernels_, graph_.metric(), one[0], graph_.rows(), s_.candidates, nearest[query]);
             } else {
-                Scan(graph_.metric(), graph_.rows(), filter_).search(one, nearest.subspan(query, 1));
+                scan(graph_.metric(), graph_.rows(), filter_, one, nearest.subspan(query, 1));
             }
         }
     }
 
   private:
     void walk(const std::byte* query) {
-        const std::byte* compared = query;
         if (graph_.form_.bits != 0) {
-            if (graph_.rotation_) {
-                s_.turned.resize(graph_.rows().stride() / sizeof(float));
-                graph_.rotation_->turn(query, s_.turned);
-                compared = reinterpret_cast<const std::byte*>(s_.turned.data());
-            }
-            s_.query_codes.resize(graph_.codes_.stride() * (graph_.form_.bits == 4 ? 2 : 1));
-            encode_query(graph_.compared_as(), graph_.form_.scale, compared, graph_.dim(), s_.query_codes);
-            compared = s_.query_codes.data();
+            graph_.form_.encode(graph_.compared_as(), query, graph_.dim(), s_.turned, s_.query_codes);
+            query = s_.query_codes.data();
         }
-        descend(s_.walk, graph_.upper_, measure_, compared, graph_.nodes(), pool_, followed_);
-        s_.walk.run({graph_.links_, kLinks, graph_.nodes()}, measure_, compared, followed_);
+        descend(s_.walk, graph_.upper_, {graph_.links_, kLinks, graph_.nodes()}, measure_, query,
+                {followed_, pool_, followed_});
     }
 
     // The rows of the best nodes. False where there are too few that may be returned: those lie elsewhere.
     bool take_candidates() {
         s_.candidates.clear();
         const std::uint64_t rows = graph_.size();
-        std::uint64_t nodes = 0, found = 0, in_view = 0, looked_at = 0;
+        std::uint64_t nodes = 0, found = 0, looked_at = 0;
         for (const std::uint64_t key : s_.walk.keys()) {
             const bool enough = nodes >= best_ && found >= k_;
             if (enough && !filter_.filters()) return true;
@@ -111,12 +91,11 @@ class Graph::Search final : public Index::Searcher {
                 ++found;
                 if (!filter_.filters()) place = past_equal(place, end);
             }
-            in_view += any;
             nodes += any;
         }
         // Of few nodes with many equal rows, which count once, there may be enough even so: all were met.
         return s_.candidates.size() >= k_ &&
-               (!filter_.filters() || in_view * 2 * graph_.size() >= pool_ * allowed_);
+               (!filter_.filters() || nodes * 2 * graph_.size() >= pool_ * allowed_);
     }
 
     // Of rows that are equal, and so lie in their order, the first k are enough: the place before the next.
@@ -137,34 +116,28 @@ class Graph::Search final : public Index::Searcher {
     }
 
     const Graph& graph_;
-    const Filter& filter_;
-    const std::uint64_t allowed_;  // rows
-    const std::uint64_t k_;        // no more than there are rows to find
-    const kernels::KernelTable& kernels_;
-    const Measure measure_;
-    std::uint64_t best_;  // nodes that are compared exactly
+    const SearchPlan plan_;
+    const Filter& filter_ = plan_.filter;
+    const std::uint64_t allowed_ = filter_.count_of(graph_.size());       // rows
+    const std::uint64_t k_ = std::min<std::uint64_t>(plan_.k, allowed_);  // no more than there are to find
+    std::uint64_t best_ = reranked_for(graph_.form_.rerank, k_);          // nodes that are compared exactly
     bool scans_;
     std::uint64_t followed_ = 0, pool_ = 0;  // nodes whose links are, and nodes in view
-    Scratch& s_;
+    const kernels::KernelTable& kernels_ = kernels::active();
+    const Measure measure_ = graph_.measure(kernels_);
+    Scratch& s_ = scratch_of_this_thread<Scratch>();
 };
 
-std::unique_ptr<Index::Searcher> Graph::searcher(const SearchPlan& plan) const {
-    return std::make_unique<Search>(*this, plan);
+void Graph::find(const RowsView& queries, const SearchPlan& plan, std::span<NearestRows> nearest) const {
+    Search(*this, plan).search(queries, nearest);
 }
 
 Measure Graph::measure(const kernels::KernelTable& kernels) const {
-    Measure measure;
+    if (form_.bits != 0)
+        return {.codes = code_kernel(kernels, compared_as(), form_.bits == 4), .table = codes_};
     const bool products = metric() == Metric::dot;
-    if (form_.bits == 0) {
-        measure.floats = products ? kernels.inner_product.many : kernels.squared_euclidean.many;
-        measure.products = products;
-        measure.table = rows();
-        measure.rows = node_rows_;
-        return measure;
-    }
-    measure.table = codes_;
-    measure.codes = code_kernel(kernels, compared_as(), form_.bits == 4);
-    return measure;
+    const auto floats = products ? kernels.inner_product.many : kernels.squared_euclidean.many;
+    return {.floats = floats, .products = products, .table = rows(), .rows = node_rows_};
 }
 
 std::uint64_t Graph::hits(const Truth& truth, std::uint64_t effort, unsigned threads) const {

@@ -56,8 +56,8 @@ struct Measure {
     kernels::ManyCodes codes = nullptr;  // one of the two
     kernels::ManyRows floats = nullptr;
     bool products = false;  // of floats: the larger the nearer
-    RowsView table;         // codes of each node, or the rows
-    NodeRows rows;          // only for floats
+    RowsView table = {};    // codes of each node, or the rows
+    NodeRows rows = {};     // only for floats
     // For dot while building on codes: what makes a squared distance from a fixed node an inner product, as
     // 2 a b = |a|^2 + |b|^2 - |a - b|^2. For each node some constant less its squared length.
     std::span<const std::uint32_t> bias = {};
@@ -66,10 +66,23 @@ struct Measure {
         return codes != nullptr ? table[node] : table[rows.row(rows.of(node).first, table.size())];
     }
 
-    // At most kAtOnce nodes.
-    static constexpr std::size_t kAtOnce = 64;
     void compare(const std::byte* query, std::span<const std::uint32_t> nodes, std::uint32_t* answers) const {
-        if (nodes.empty()) return;
+        for (std::size_t first = 0; first < nodes.size(); first += kAtOnce)
+            compare_some(query, nodes.subspan(first, std::min(kAtOnce, nodes.size() - first)),
+                         answers + first);
+    }
+
+    void fetch(std::uint32_t node) const {
+        const std::byte* row = at(node);
+        const std::size_t bytes = std::min<std::size_t>(table.stride(), 512);
+        for (std::size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
+    }
+
+  private:
+    static constexpr std::size_t kAtOnce = 64;
+
+    void compare_some(const std::byte* query, std::span<const std::uint32_t> nodes,
+                      std::uint32_t* answers) const {
         std::array<const std::byte*, kAtOnce> addresses;
         for (std::size_t i = 0; i < nodes.size(); ++i) addresses[i] = at(nodes[i]);
         if (codes != nullptr) {
@@ -84,12 +97,6 @@ struct Measure {
             const float score = products ? 0.0f - scores[i] : scores[i];
             answers[i] = score == score ? ordered_bits(score + 0.0f) : 0xffffffffu;
         }
-    }
-
-    void fetch(std::uint32_t node) const {
-        const std::byte* row = at(node);
-        const std::size_t bytes = std::min<std::size_t>(table.stride(), 512);
-        for (std::size_t byte = 0; byte < bytes; byte += 64) __builtin_prefetch(row + byte);
     }
 };
 
@@ -142,7 +149,7 @@ class Walk {
             const std::size_t ahead = std::min(size_, next + kFetchedAhead);
             for (std::size_t place = next; place < ahead; ++place) level.fetch(node_of(keys_[place]));
             const std::size_t count = meet_neighbours(level, measure);
-            compare_neighbours(measure, query, count);
+            measure.compare(query, std::span(neighbours_).first(count), answers_.data());
             // The nearest of them is followed next, if any is: its links are on their way meanwhile.
             if (count != 0) level.fetch(nearest_neighbour(count));
             for (std::size_t i = 0; i < count; ++i)
@@ -188,13 +195,6 @@ class Walk {
             }
         }
         return count;
-    }
-
-    void compare_neighbours(const Measure& measure, const std::byte* query, std::size_t count) {
-        for (std::size_t first = 0; first < count; first += Measure::kAtOnce) {
-            const std::size_t here = std::min(Measure::kAtOnce, count - first);
-            measure.compare(query, std::span(neighbours_).subspan(first, here), &answers_[first]);
-        }
     }
 
     std::uint32_t nearest_neighbour(std::size_t count) const {
@@ -255,9 +255,15 @@ inline std::uint64_t upper_link_count(std::uint64_t nodes) {
     return count;
 }
 
-// Begins a walk on the lowest level, which has `nodes`, with what the upper levels lead to. It keeps `pool`
-// of them, and begins at the best of the `first_nodes` first, within the bounds above.
-void descend(Walk& walk, std::span<const Level> upper, const Measure& measure, const std::byte* query,
-             std::uint64_t nodes, std::size_t pool, std::size_t first_nodes);
+// How far a walk goes on the lowest level: it begins at the best of the `first` nodes, within the bounds
+// above, or at what the upper levels lead to, keeps the `pool` nearest, and follows the links of so many.
+struct Reach {
+    std::size_t first, pool;
+    std::size_t followed = SIZE_MAX;
+};
+
+// Walks through the upper levels and then the lowest, whose nearest nodes `walk` is left with.
+void descend(Walk& walk, std::span<const Level> upper, const Level& lowest, const Measure& measure,
+             const std::byte* query, const Reach& reach);
 
 }  // namespace constann

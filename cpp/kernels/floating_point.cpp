@@ -8,38 +8,29 @@ namespace {
 
 #if defined(__x86_64__)
 
-class Environment {
-  public:
-    Environment() : saved_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(kAllMaskedRoundToNearest); }
-    ~Environment() { __builtin_ia32_ldmxcsr(saved_); }
-    Environment(const Environment&) = delete;
-    Environment& operator=(const Environment&) = delete;
-
-  private:
+struct Environment {
     static constexpr std::uint32_t kAllMaskedRoundToNearest = 0x1f80;
-    std::uint32_t saved_;
+    const std::uint32_t saved = __builtin_ia32_stmxcsr();
+
+    Environment() { __builtin_ia32_ldmxcsr(kAllMaskedRoundToNearest); }
+    ~Environment() { __builtin_ia32_ldmxcsr(saved); }
 };
 
 #elif defined(__aarch64__)
 
-class Environment {
-  public:
+struct Environment {
+    std::uint64_t control, status;
+
     Environment() {
-        __asm__ volatile("mrs %0, fpcr" : "=r"(control_));
-        __asm__ volatile("mrs %0, fpsr" : "=r"(status_));
+        __asm__ volatile("mrs %0, fpcr" : "=r"(control));
+        __asm__ volatile("mrs %0, fpsr" : "=r"(status));
         // Zero clears FZ, FZ16, DN, AH, FIZ, NEP, every trap, and rounds to nearest.
         __asm__ volatile("msr fpcr, %0" ::"r"(std::uint64_t{0}) : "memory");
     }
     ~Environment() {
-        __asm__ volatile("msr fpcr, %0" ::"r"(control_) : "memory");
-        __asm__ volatile("msr fpsr, %0" ::"r"(status_) : "memory");
+        __asm__ volatile("msr fpcr, %0" ::"r"(control) : "memory");
+        __asm__ volatile("msr fpsr, %0" ::"r"(status) : "memory");
     }
-    Environment(const Environment&) = delete;
-    Environment& operator=(const Environment&) = delete;
-
-  private:
-    std::uint64_t control_;
-    std::uint64_t status_;
 };
 
 #endif

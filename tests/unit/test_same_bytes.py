@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,38 @@ def test_the_process_cannot_change_the_arithmetic_and_keeps_its_own_setting(
         mode.set_mode(before)
     assert after == asked, "the caller's setting is left as it was"
     assert (index.fingerprint, ids.tobytes(), distances.tobytes()) == expected
+
+
+# Of rows in clusters, whose graph is in parts that are then joined, by inner products and distances so small
+# that the mode would choose other links.
+PARTED = [("dot", 1e-21, "flushing"), ("dot", 1e-41, "rounding_up"), ("euclidean", 1e-41, "rounding_up")]
+
+
+@pytest.mark.parametrize(("metric", "scale", "which"), PARTED)
+@pytest.mark.parametrize("kind", ["forest", "graph"])
+def test_a_progress_callback_cannot_change_the_arithmetic(
+    kind: str, metric: str, scale: float, which: str, mode: ctypes.CDLL
+) -> None:
+    random = np.random.default_rng(3)
+    centres = random.standard_normal((40, 20)) * 50
+    rows = (np.repeat(centres, 60, axis=0) + random.standard_normal((2400, 20))) * scale
+
+    def spoil(done: int, total: int) -> None:
+        mode.set_mode(getattr(mode, which)())
+
+    def built(progress: Callable[[int, int], None] | bool = False) -> str:
+        index = constann.Graph(20, metric, code_bits=0) if kind == "graph" else constann.Forest(20, metric)
+        index.add(rows)
+        index.build(threads=2, progress=progress)
+        return index.fingerprint
+
+    expected = built()
+    before = mode.get_mode()
+    try:
+        spoilt = built(spoil)
+    finally:
+        mode.set_mode(before)
+    assert spoilt == expected
 
 
 @pytest.mark.parametrize(("metric", "scale", "changing"), HARD)

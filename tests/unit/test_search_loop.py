@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 QUERIES = 10
-FOR_THE_CALL = 6  # its queries, its sets of neighbours, its searcher, its tasks
+FOR_THE_CALL = 6  # its queries, its sets of neighbours, its tasks
 
 
 def counted(folder: Path, compiler: str, flags: str = "-O1") -> list[list[int]]:
