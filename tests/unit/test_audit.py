@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import capstone
+import lief
 import planted_code
 import pytest
 from hypothesis import given
@@ -398,14 +399,46 @@ def test_cleaning_a_mac_file_keeps_names_that_are_the_ends_of_others(cut: int, t
     symbols, count, strings = table_of_names(path)
     content = bytearray(path.read_bytes())
     entries = [struct.unpack_from("<IBBHQ", content, symbols + 16 * number) for number in range(count)]
-    live = next(entry for entry in entries if not entry[1] & 0xE0 and content[strings + entry[0]])
+    number, live = next(
+        (number, entry) for number, entry in enumerate(entries) if not entry[1] & 0xE0 and content[strings + entry[0]]
+    )
     name = bytes(content[strings + live[0] : content.index(0, strings + live[0])])
     other = next(number for number, entry in enumerate(entries) if entry[0] != live[0])
     struct.pack_into("<IBBHQ", content, symbols + 16 * other, live[0] + cut, 0x24, 1, 0, 0)
     path.write_bytes(content)
     assert macho.clean(path) >= 1
-    assert path.read_bytes()[strings + live[0] :].partition(b"\0")[0] == name
-    assert macho.unsigned_pages(path.name, path.read_bytes()) == []
+    cleaned = path.read_bytes()
+    (place,) = struct.unpack_from("<I", cleaned, symbols + 16 * number)
+    assert cleaned[strings + place :].partition(b"\0")[0] == name
+    assert macho.unsigned_pages(path.name, cleaned) == []
+
+
+def with_note(content: bytes, path: str) -> bytes:
+    """The file as zig's linker makes it of an object with a debugger's information that lies at `path`."""
+    changed = bytearray(content)
+    names, signature = (changed.index(struct.pack("<II", *each)) + 8 for each in ((0x2, 24), (0x1D, 16)))
+    symbols, _, strings, _ = struct.unpack_from("<IIII", changed, names)
+    (end,) = struct.unpack_from("<I", changed, signature)
+    name = path.encode() + bytes(16 - len(path) % 16)
+    struct.pack_into("<IBBHQ", changed, symbols, end - strings, 0x66, 0, 1, 0)
+    struct.pack_into("<I", changed, names + 12, end - strings + len(name))
+    struct.pack_into("<I", changed, signature, end + len(name))
+    return bytes(changed[:end] + name + changed[end:])
+
+
+def test_not_even_the_length_of_a_path_is_left_in_a_mac_file(tmp_path: Path) -> None:
+    """The longer one makes the file two pages longer, of which each has its hash in the signature."""
+    path = compiler_for(MACOS, tmp_path)('extern "C" { void first() {} void second() {} }')
+    content = path.read_bytes()
+    cleaned = []
+    for folder in ("a", "b" * 0x8000):
+        path.write_bytes(with_note(content, f"/{folder}/libc++.a(string.o)"))
+        assert macho.clean(path) == 1
+        cleaned.append(path.read_bytes())
+    assert cleaned[0] == cleaned[1]
+    assert macho.unsigned_pages(path.name, cleaned[0]) == []
+    mac = lief.MachO.parse(str(path))
+    assert mac is not None and lief.MachO.check_layout(mac.at(0)) == (True, "")
 
 
 @given(content=st.binary(max_size=200), magic=st.sampled_from([b"", b"\xcf\xfa\xed\xfe"]))
