@@ -2,6 +2,7 @@
 #include "core/codes.hpp"
 
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "core/ordered.hpp"

@@ -8,8 +8,6 @@
 #include <numeric>
 #include <optional>
 
-#include "kernels/floating_point.hpp"
-
 namespace constann {
 namespace {
 
@@ -77,12 +75,6 @@ class Joiner {
         : links_(links), degree_(degree), measure_(measure), nodes_(nodes), needed_(nodes), marked_(nodes) {}
 
     void join() {
-        // A progress callback, called since the last task, may have left the thread in another mode.
-        kernels::with_canonical_floating_point([this] { join_all(); });
-    }
-
-  private:
-    void join_all() {
         spread(0);
         for (std::uint32_t node = 0; node < nodes_; ++node) {
             if (marked_[node]) continue;
@@ -107,6 +99,7 @@ class Joiner {
         }
     }
 
+  private:
     std::uint32_t& link(std::uint32_t node, std::uint32_t i) {
         return links_[std::uint64_t{node} * degree_ + i];
     }

@@ -87,7 +87,8 @@ void Graph::build_structure(unsigned threads, const Watch& watch) {
     } else {
         between = measure(kernels);
     }
-    own_links_ = build_links(between, node_rows_.nodes, threads, watch);
+    kernels::with_canonical_floating_point(
+        [&] { own_links_ = build_links(between, node_rows_.nodes, threads, watch); });
     own_codes_ = form_.bits == 4 ? halved(codes, node_rows_.nodes, dim(), threads) : std::move(codes);
     look_at_own();
     if (effort_ == 0) effort_ = settled_effort(truth, threads);

@@ -58,7 +58,7 @@ class Graph final : public Index {
     std::vector<std::uint32_t> trial_rows() const;
     Truth true_neighbours(unsigned threads, const Watch& watch) const;
     CodedRows codes_of_rows(const std::optional<Rotation>& rotation, unsigned threads) const;
-    std::uint64_t rerank_needed(const CodeForm& form, const Bytes& codes, const Truth& truth,
+    std::uint64_t rerank_needed(const CodeForm& form, const Bytes& codes_of_7, const Truth& truth,
                                 unsigned threads) const;
     Bytes choose_codes(const Truth& truth, unsigned threads);
     std::vector<std::uint32_t> bias() const;

@@ -12,6 +12,7 @@
 
 #include "core/metric.hpp"
 #include "core/parallel.hpp"
+#include "kernels/floating_point.hpp"
 #include "python/arrays.hpp"
 
 namespace constann::python {
@@ -48,13 +49,16 @@ inline bool interpreter_ends() {
 #endif
 }
 
-// Looks for Ctrl-C, and tells `progress` (a callable or None) how far the work is.
+// Looks for Ctrl-C, and tells `progress` (a callable or None) how far the work is. Under the guard, for what
+// runs there (that callable, a signal's handler) must not leave the thread in another floating-point mode.
 inline Watch watch_for(const py::object& progress) {
     return [callback = py::handle(progress)](std::uint64_t done, std::uint64_t total) {
         if (interpreter_ends()) throw InterpreterEnds();
-        const py::gil_scoped_acquire gil;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!callback.is_none()) callback(done, total);
+        kernels::with_canonical_floating_point([&] {
+            const py::gil_scoped_acquire gil;
+            if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+            if (!callback.is_none()) callback(done, total);
+        });
     };
 }
 
