@@ -4,8 +4,9 @@ A control that passes is a defect of the gate, and fails it. They prove nothing 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def run_controls(
     output: Path,
     open_machines: Opener,
 ) -> list[Outcome]:
-    """Run each control beside rows without a fault, which have answered already.
+    """Run each control beside rows without a fault, which have answered already; as many at a time as there are CPUs.
 
     Parameters
     ----------
@@ -81,19 +82,29 @@ def run_controls(
     output
         A folder for what the victims answer.
     open_machines
-        Gives machines on which one wheel was built with the given CMake entries.
+        Gives machines on which one wheel was built with the given CMake entries; from several threads at once.
     """
-    outcomes = []
-    for number, control in enumerate(controls):
-        say(f"control, planting a fault: {control.name}, on {control.victim.full_name}")
+    opened = ExitStack()  # closed where this is interrupted
+
+    def run_some(numbered: Sequence[tuple[int, Control]]) -> list[Outcome]:
+        """Run controls of one wheel one after another: it is installed once."""
+        first = numbered[0][1]
+        with open_machines(first.victim.wheel, first.wheel) as machines:
+            opened.callback(machines.close)
+            return [run_one(machines, number, control) for number, control in numbered]
+
+    def run_one(machines: matrix.Machines, number: int, control: Control) -> Outcome:
+        where = f"{control.name}, on {control.victim.full_name}"
+        say(f"control, planting a fault: {where}")
         folder = output / str(number)
         given = _with_a_changed_vector(data, folder) if control.changed_vector else data
-        with open_machines(control.victim.wheel, control.wheel) as machines:
-            rows = matrix.run_beside(machines, witnesses, control.victim, given, folder / "rows")
-        outcomes.append(judge(control, rows))
-        verdict = "; ".join(outcomes[-1].problems) or "found, as it must be"
-        say(f"control, {control.name}: {verdict}")
-    return outcomes
+        outcome = judge(control, matrix.run_beside(machines, witnesses, control.victim, given, folder / "rows"))
+        say(f"control, {where}: {'; '.join(outcome.problems) or 'found, as it must be'}")
+        return outcome
+
+    of_one_wheel = groupby(enumerate(controls), lambda numbered: (numbered[1].victim.wheel, numbered[1].wheel))
+    groups = [list(group) for _, group in of_one_wheel]
+    return list(chain.from_iterable(matrix.side_by_side(opened, groups, run_some)))
 
 
 def judge(control: Control, rows: Sequence[matrix.Row]) -> Outcome:

@@ -37,7 +37,14 @@ TIMEOUT_WHOLE = 3600.0
 RTOL, ATOL = 1e-5, 1e-8
 
 
-class Machines(Protocol):
+class Running(Protocol):
+    """What another thread can end."""
+
+    def close(self) -> None:
+        """End what runs, at once."""
+
+
+class Machines(Running, Protocol):
     """Where workloads run: containers (ci/machines.py), or plain processes in tests."""
 
     def run(
@@ -49,9 +56,6 @@ class Machines(Protocol):
         timeout: float,
     ) -> Run:
         """Run Python with these arguments on a machine, with folders of ours mounted there."""
-
-    def close(self) -> None:
-        """End what runs, at once."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,7 @@ def run_beside(machines: Machines, witnesses: Sequence[Row], odd: Machine, data:
     return results
 
 
-def side_by_side(machines: Machines, items: Sequence[_Item], run: Callable[[_Item], _Answer]) -> list[_Answer]:
+def side_by_side(running: Running, items: Sequence[_Item], run: Callable[[_Item], _Answer]) -> list[_Answer]:
     """Run something for each item, as many at a time as there are CPUs; return what came of each, in their order."""
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         runs = [pool.submit(run, item) for item in items]
@@ -175,7 +179,7 @@ def side_by_side(machines: Machines, items: Sequence[_Item], run: Callable[[_Ite
             # The pool waits for what runs: end it, or Ctrl-C would take as long as the runs.
             for waiting in runs:
                 waiting.cancel()
-            machines.close()
+            running.close()
             raise
 
 

@@ -110,7 +110,7 @@ class Report:
 
     def show(self, folder: Path) -> None:
         """Print it, and keep it in `folder` as gate.txt and gate.json."""
-        console = Console(record=True, width=150)
+        console = Console(record=True, width=180)
         for line in self.data:
             console.print(Text(f"data   {line}"), soft_wrap=True)
         for grid in grids(self):

@@ -1,6 +1,6 @@
 // Counts what searches take from the heap. Prints, for each metric of a forest and of a graph, the
 // allocations of a call with few candidates and of one with many, which must be as many: nothing is allocated
-// in the loop. With CONSTANN_PLANT_ALLOCATION the second takes one more.
+// in the loop. With an argument, as a negative control, the second takes one more.
 #include <cstdio>
 #include <cstdlib>
 #include <new>
@@ -55,40 +55,40 @@ constexpr std::uint64_t kRows = 4000, kQueries = 10;
 constexpr std::size_t kNearest = 50;
 
 std::size_t allocations_of(const constann::Index& index, const constann::Matrix& queries,
-                           std::uint64_t effort, [[maybe_unused]] bool planted) {
+                           std::uint64_t effort, bool planted) {
     std::vector<std::int64_t> ids(kQueries * kNearest);
     std::vector<float> distances(ids.size());
     const std::size_t before = allocations;
     index.search({queries, kNearest, effort, 1}, {}, ids, distances);
-#if defined(CONSTANN_PLANT_ALLOCATION)                  // a negative control
     if (planted) ::operator delete(::operator new(1));  // which no compiler leaves out
-#endif
     return allocations - before;
 }
 
-void print(constann::Index& index, const std::vector<float>& values, std::uint64_t few, std::uint64_t many) {
+void print(constann::Index& index, const std::vector<float>& values, std::uint64_t few, std::uint64_t many,
+           bool planted) {
     index.add(constann::rows_at(values.data(), index.metric(), kDim, kRows));
     index.build(1, 1, {});
     const constann::Matrix queries = constann::rows_at(values.data(), index.metric(), kDim, kQueries);
     allocations_of(index, queries, many, false);  // a thread's buffers grow once
     const std::size_t of_few = allocations_of(index, queries, few, false);
-    std::printf("%zu %zu\n", of_few, allocations_of(index, queries, many, true));
+    std::printf("%zu %zu\n", of_few, allocations_of(index, queries, many, planted));
 }
 
 }  // namespace
 
-int main() {
+int main(int count, char**) {
+    const bool planted = count > 1;
     const std::vector<float> values = constann::drawn_values(kRows * kDim);
     for (const Metric metric :
          {Metric::cosine, Metric::euclidean, Metric::manhattan, Metric::dot, Metric::hamming}) {
         constann::Forest forest(kDim, metric, 8, std::nullopt);
-        print(forest, values, 200, 4000);
+        print(forest, values, 200, 4000, planted);
     }
     // With codes and without; more effort would scan the rows.
     for (const Metric metric : {Metric::cosine, Metric::euclidean, Metric::dot}) {
         for (const std::uint64_t code_bits : {0u, 4u}) {
             constann::Graph graph(kDim, metric, std::nullopt, code_bits);
-            print(graph, values, 60, 450);
+            print(graph, values, 60, 450, planted);
         }
     }
     return 0;

@@ -31,20 +31,6 @@ void prefetch(const std::byte* row, std::size_t bytes) {
     for (std::size_t at = 0; at < bytes; at += kCacheLine) __builtin_prefetch(row + at);
 }
 
-// What a thread's searches use again and again, whatever the index.
-struct Scratch {
-    std::vector<std::uint64_t> seen;  // one bit for each row: set for the candidates of the last search
-    OpenNodes open;
-    std::vector<std::uint32_t> candidates;  // so many as were found, and room for more
-    std::size_t found = 0;
-    std::vector<std::uint32_t> best;
-    std::vector<const std::byte*> addresses;
-    std::vector<std::uint32_t> answers;
-    std::vector<std::uint64_t> keys;
-    Bytes query_codes;         // to compare with rows
-    Bytes signed_query_codes;  // to multiply with planes
-};
-
 // Nodes taken from the heap at once, where it holds enough: what they point to is fetched together.
 constexpr std::size_t kNodesAtOnce = 8;
 constexpr std::size_t kOpenForEach = 4;
@@ -291,6 +277,20 @@ class Forest::Walk {
         }
         return s_.best;
     }
+
+    // What a thread's searches use again and again, whatever the index.
+    struct Scratch {
+        std::vector<std::uint64_t> seen;  // one bit for each row: set for the candidates of the last search
+        OpenNodes open;
+        std::vector<std::uint32_t> candidates;  // so many as were found, and room for more
+        std::size_t found = 0;
+        std::vector<std::uint32_t> best;
+        std::vector<const std::byte*> addresses;
+        std::vector<std::uint32_t> answers;
+        std::vector<std::uint64_t> keys;
+        Bytes query_codes;         // to compare with rows
+        Bytes signed_query_codes;  // to multiply with planes
+    };
 
     const Forest& forest_;
     const SearchPlan plan_;

@@ -14,14 +14,6 @@ namespace {
 constexpr std::uint64_t kReranked = 4;  // one node in so many followed, or the trial's number
 constexpr std::uint64_t kScanned = 8;   // rows that are scanned in the time one node in view takes
 
-// What a thread's searches use again and again, whatever the index.
-struct Scratch {
-    Walk walk;
-    Bytes query_codes;
-    Floats turned;
-    std::vector<std::uint32_t> candidates;
-};
-
 bool same_row(const RowsView& rows, std::uint32_t a, std::uint32_t b) {
     return std::memcmp(rows[a], rows[b], rows.stride()) == 0;
 }
@@ -114,6 +106,14 @@ class Graph::Search {
         for (std::uint64_t at = place + 1; at < place + k_; ++at) s_.candidates.push_back(row(at));
         return static_cast<std::uint32_t>(last);
     }
+
+    // What a thread's searches use again and again, whatever the index.
+    struct Scratch {
+        Walk walk;
+        Bytes query_codes;
+        Floats turned;
+        std::vector<std::uint32_t> candidates;
+    };
 
     const Graph& graph_;
     const SearchPlan plan_;

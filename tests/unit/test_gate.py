@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,10 +168,16 @@ CONTROL = controls.Control("one different vector", ROWS[0][0], ".constann differ
 FOUND = [controls.Outcome(CONTROL, [])]
 
 
-@pytest.fixture
-def agreeing(tmp_path: Path) -> list[matrix.Row]:
+@pytest.fixture(scope="module")
+def answered_once(tmp_path_factory: pytest.TempPathFactory) -> list[matrix.Row]:
     everything = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
-    return matrix.run_matrix(ProcessMachines(), ROWS, everything, tmp_path / "out")
+    return matrix.run_matrix(ProcessMachines(), ROWS, everything, tmp_path_factory.mktemp("answered"))
+
+
+@pytest.fixture
+def agreeing(answered_once: list[matrix.Row]) -> list[matrix.Row]:
+    """Rows that a test may change; their files it may only read."""
+    return deepcopy(answered_once)
 
 
 def test_the_verdict_follows_the_rows(
@@ -243,15 +250,24 @@ def test_a_control_must_blame_its_victim_for_its_fault_and_nobody_else(tmp_path:
     assert "was blamed too" in controls.judge(CONTROL, [*blamed, noticed]).problems[0]
 
 
-def test_controls_run_beside_rows_that_have_answered(agreeing: list[matrix.Row], tmp_path: Path) -> None:
+def test_controls_run_beside_rows_that_have_answered_and_those_of_one_wheel_on_one_installation(
+    agreeing: list[matrix.Row], tmp_path: Path
+) -> None:
+    opened: list[Mapping[str, str]] = []
+
     @contextmanager
     def open_machines(key: WheelKey, entries: Mapping[str, str]) -> Iterator[matrix.Machines]:
-        assert (key.platform, entries) == ("here", {})
+        assert key.platform == "here"
+        opened.append(entries)
         yield ProcessMachines()
 
     data = matrix.Data(CARRIED.vectors, CARRIED.queries, matrix.SLICE_ROWS)
-    outcomes = controls.run_controls([CONTROL], agreeing, data, tmp_path / "controls", open_machines)
-    assert [outcome.problems for outcome in outcomes] == [[]]
+    planted = replace(CONTROL, name="another wheel", wheel={"PLANTED": "1"})
+    given = [planted, CONTROL, replace(CONTROL, name="no fault at all", changed_vector=False)]
+    outcomes = controls.run_controls(given, agreeing, data, tmp_path / "controls", open_machines)
+    assert [outcome.control for outcome in outcomes] == given
+    assert [len(outcome.problems) for outcome in outcomes] == [0, 0, 1]
+    assert sorted(map(dict, opened), key=len) == [{}, {"PLANTED": "1"}]
     assert all(row.bits for row in agreeing)
 
 
