@@ -53,7 +53,7 @@ def planned(rows: Sequence[Machine], platforms: Iterable[Platform]) -> list[Cont
         if platform.architecture == "aarch64":
             # Arm compilers fuse by default; x86-64's only with FMA, which our builds never give them.
             entries = {"CONSTANN_PLANT_CONTRACTION": "ON"}
-            controls.append(Control("a build without -ffp-contract=off", victim, "distances.npy differs", entries))
+            controls.append(Control("kernels without -ffp-contract=off", victim, "distances.npy differs", entries))
         entries = {"CONSTANN_PLANT_LAST_BIT": str(victim.kernels)}
         controls.append(Control("a kernel wrong in its last bit", victim, "distances.npy differs", entries))
         controls.append(Control("one different vector", victim, ".constann differs", changed_vector=True))

@@ -20,6 +20,7 @@
 #include "kernels/floating_point.hpp"
 #include "python/annoy_module.hpp"
 #include "python/arrays.hpp"
+#include "python/build_facts.hpp"
 #include "python/calls.hpp"
 #include "python/finished_instances.hpp"
 #include "python/pairs_module.hpp"
@@ -420,9 +421,9 @@ PYBIND11_MODULE(_core, module) {
     module.attr("format_version") = file::kFormatVersion;
     module.attr("arithmetic_revision") = file::kArithmeticRevision;
     module.attr("builder_revision") = file::kBuilderRevision;
-    module.attr("compiler") = CONSTANN_COMPILER;
-    module.attr("planted_faults") = CONSTANN_PLANTED_FAULTS;
-    module.attr("tuned_for") = CONSTANN_TUNED_FOR;
+    module.attr("compiler") = python::compiler;
+    module.attr("planted_faults") = python::planted_faults;
+    module.attr("tuned_for") = python::tuned_for;
     kernels::active();  // asks the CPU now: on a virtual machine that takes as long as a quarter of a search
     python::bind_kernels(module);
     python::bind_indexes(module);
