@@ -134,7 +134,7 @@ make_environment() {
         rm -rf "$folder" &&
             "$python" -m venv "$folder" &&
             "$folder/bin/python" -P -m pip install -q --disable-pip-version-check "pip==26.3" &&
-            "$folder/bin/python" -P -m pip install -q --disable-pip-version-check --group "$root/pyproject.toml:$group" &&
+            "$folder/bin/python" -P -m pip install -q --disable-pip-version-check --no-compile --group "$root/pyproject.toml:$group" &&
             touch "$folder/finished"
     } >&2 || fail "the harness's requirements could not be installed (see above)"
 }

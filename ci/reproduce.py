@@ -82,12 +82,14 @@ def problems(
         Is given every pair of files, alike or not.
     """
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
-        first = _build(Path(work, "a"), targets, pythons, which=0, cache=kept.root())
+        first = _build(_copied(Path(work, "a"), 0), Path(work, "first"), targets, pythons, which=0, cache=kept.root())
         second_cache = Path(work, "another-cache") if fresh_cache else kept.root()
-        deeper = Path(work, "another folder", "with a longer name", "and deeper")
 
         def build_again() -> Path:
-            return _build(deeper, targets, pythons, which=1, cache=second_cache, plant=plant)
+            source = _copied(Path(work, "another folder", "with a longer name", "and deeper"), 1)
+            if plant:
+                plant(source)
+            return _build(source, Path(work, "second"), targets, pythons, which=1, cache=second_cache)
 
         if kept_too:
             place = kept.folder("built-twice", _digest(Path(work, "to-hash"), targets, pythons)) / "dist"
@@ -118,8 +120,7 @@ def container_problems(
     (target,) = (each for each in load().values() if each.architecture == "aarch64")
     python = load_images().python
     with tempfile.TemporaryDirectory(prefix="constann-reproduce-") as work:
-        source = Path(work, "here", "source")
-        _copy_sources(_ROOT, source, _DAYS[0])
+        source = _copied(Path(work, "here", "source"), 0)
         date = date_of(_ROOT)
         first, second = Path(work, "here", "dist"), Path(work, "there")
         if cross_compiled is None:
@@ -138,7 +139,7 @@ def container_problems(
 
 def _digest(copy: Path, targets: Iterable[Target], pythons: Sequence[str]) -> str:
     """Return a digest of what is built from: the sources as they would be copied, and what else wheels depend on."""
-    _copy_sources(_ROOT, copy, _DAYS[0])
+    _copied(copy, 0)
     inputs = wheels.digests_of_inputs(_ROOT, pythons, cache=kept.folder("wheels"))
     return kept.name_for([[each.name for each in targets], inputs, kept.digest_of([copy])])
 
@@ -331,34 +332,24 @@ def _of_bytes(first: bytes, second: bytes) -> str:
 
 
 def _build(
-    folder: Path,
-    targets: Iterable[Target],
-    pythons: Iterable[str],
-    *,
-    which: int,
-    cache: Path,
-    plant: Plant | None = None,
+    source: Path, output: Path, targets: Iterable[Target], pythons: Iterable[str], *, which: int, cache: Path
 ) -> Path:
-    """Copy the sources into a folder and build all there with the copy's own harness; return where the files are."""
-    source, output = folder / "source", folder / "dist"
-    date = date_of(_ROOT)
-    _copy_sources(_ROOT, source, _DAYS[which])
-    if plant:
-        plant(source)
+    """Build all from these sources with their own harness; return the folder of the files."""
     words = [f"--platform={each.name}" for each in targets]
     words += [f"--python={each}" for each in pythons if words]
     begin = time.monotonic()
-    _run_harness(source, ["sdist"], output, date=date, which=which, cache=cache)
-    if words:
-        _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
+    for command in (["sdist"], *([["wheels", *words]] if words else [])):
+        _run_harness(source, command, output, date=date_of(_ROOT), which=which, cache=cache)
     say(f"build {which + 1} of 2, in {source}: {time.monotonic() - begin:.1f} s")
     return output
 
 
-def _copy_sources(root: Path, place: Path, day: int) -> None:
-    shutil.copytree(root, place, ignore=shutil.ignore_patterns(*_NO_SOURCES))
+def _copied(place: Path, which: int) -> Path:
+    """Copy the sources to a place, as files of one day."""
+    shutil.copytree(_ROOT, place, ignore=shutil.ignore_patterns(*_NO_SOURCES))
     for path in [place, *place.rglob("*")]:
-        os.utime(path, (day, day))
+        os.utime(path, (_DAYS[which], _DAYS[which]))
+    return place
 
 
 def _run_harness(

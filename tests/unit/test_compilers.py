@@ -17,6 +17,7 @@ import constann
 from ci import cache
 from ci.platforms import load
 from ci.zig import make_toolchain
+from constann import _core
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("cosine", "euclidean", "manhattan", "dot", "hamming")
@@ -25,16 +26,29 @@ X86 = machine_name() == "x86_64"
 Answers = dict[str, bytes]
 
 
-def cmake_build(
-    folder: Path, target: str, *, optimisation: str = "-O3", variables: dict[str, str] | None = None, **entries: str
-) -> subprocess.CompletedProcess[str]:
-    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder), "-DCMAKE_BUILD_TYPE=None"]
-    configure += [f"-DCMAKE_CXX_FLAGS={optimisation}", "-DCONSTANN_WARNINGS_AS_ERRORS=ON"]
-    configure += [f"-D{name}={value}" for name, value in entries.items()]
+PROGRAM = "constann_conformance"
+
+
+def build_program(
+    folder: Path, *, optimisation: str = "-O3", variables: dict[str, str] | None = None, **entries: str
+) -> Path:
+    """The conformance program, in a folder that may hold it as it is with other entries."""
+    own = {"CMAKE_BUILD_TYPE": "None", "CMAKE_CXX_FLAGS": optimisation, "CONSTANN_WARNINGS_AS_ERRORS": "ON"}
+    given = {**own, "CONSTANN_PLANT_LAST_BIT": "", **entries}
+    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)]
+    configure += [f"-D{name}={value}" for name, value in given.items()]
     environment = {**os.environ, **(variables or {})}
     subprocess.run(configure, check=True, capture_output=True, env=environment)
-    build = ["cmake", "--build", str(folder), "--target", target]
-    return subprocess.run(build, capture_output=True, text=True, check=False, env=environment)
+    build = ["cmake", "--build", str(folder), "--target", PROGRAM]
+    built = subprocess.run(build, capture_output=True, text=True, check=False, env=environment)
+    assert built.returncode == 0, built.stdout
+    return folder / PROGRAM
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where each compiler and optimisation has its build folder."""
+    return tmp_path_factory.mktemp("builds")
 
 
 @dataclass(frozen=True)
@@ -120,24 +134,36 @@ def file_without_digests(index: constann.Index) -> bytes:
 
 # zig compiles -O1 as it does -O3.
 COMPILERS = [("g++", "-O1"), ("g++", "-O3"), ("clang++", "-O1"), ("clang++", "-O3"), ("zig", "-O3")]
+if _core.compiler.startswith("GNU"):
+    COMPILERS.remove(("g++", "-O3"))  # the installed package's own, with which all are compared
 
 
 @pytest.fixture(scope="session")
 def zig_options() -> tuple[dict[str, str], dict[str, str]]:
-    """CMake entries and variables for PyPI's zig, with the cache that the wheels use: its standard library is there."""
+    """CMake entries and variables for PyPI's zig, as it compiles the core of this machine's wheel.
+
+    With the cache that the wheels use: its standard library is there, and that core if it was built.
+    """
     folder = cache.folder("wheels") / "zig"
     if os.environ.get("CI") != "true" and not (folder / "cache").exists():
         pytest.skip("zig's standard library is not compiled yet, which takes minutes: ./ci/gate or CI=true does it")
     native = next(platform for platform in load().values() if platform.architecture == machine_name())
     toolchain = make_toolchain(native, folder, once=True)
     entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), "CMAKE_EXE_LINKER_FLAGS": "-O3"}
-    return entries, dict(toolchain.environment)
+    as_in_wheels = {"CMAKE_BUILD_TYPE": "Release", "CMAKE_CXX_FLAGS": "", "CONSTANN_WARNINGS_AS_ERRORS": "OFF"}
+    return entries | as_in_wheels, dict(toolchain.environment)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "optimisation"), COMPILERS)
 def test_every_compiler_and_optimisation_gives_the_same_bytes(
-    name: str, optimisation: str, request: pytest.FixtureRequest, inputs: Inputs, expected: Answers, tmp_path: Path
+    name: str,
+    optimisation: str,
+    request: pytest.FixtureRequest,
+    builds: Path,
+    inputs: Inputs,
+    expected: Answers,
+    tmp_path: Path,
 ) -> None:
     zig = name == "zig"
     if not zig and not shutil.which(name):
@@ -145,31 +171,28 @@ def test_every_compiler_and_optimisation_gives_the_same_bytes(
         missing = f"{name} is not on this machine: apt-get install {package} (Debian, Ubuntu)"
         pytest.fail(missing) if os.environ.get("CI") == "true" else pytest.skip(missing)
     entries, variables = request.getfixturevalue("zig_options") if zig else ({"CMAKE_CXX_COMPILER": name}, {})
-    build = tmp_path / "build"
-    built = cmake_build(build, "constann_conformance", optimisation=optimisation, variables=variables, **entries)
-    assert built.returncode == 0, built.stdout
+    program = build_program(builds / f"{name}{optimisation}", optimisation=optimisation, variables=variables, **entries)
     for implementation in constann.kernels.available():
         kernels = implementation.name
-        answers = run_conformance(tmp_path / "build" / "constann_conformance", kernels, inputs, tmp_path / kernels)
+        answers = run_conformance(program, kernels, inputs, tmp_path / kernels)
         assert sorted(answers) == sorted(expected)
         assert [file for file in answers if answers[file] != expected[file]] == [], kernels
 
 
 @pytest.mark.slow
 def test_a_kernel_wrong_in_its_last_bit_changes_answers_where_it_is_forced_and_nowhere_else(
-    inputs: Inputs, expected: Answers, tmp_path: Path
+    compiler: str, builds: Path, inputs: Inputs, expected: Answers, tmp_path: Path
 ) -> None:
     """Proves two things: the comparison sees one bit, and the forced kernel is the one that runs."""
+    folder = builds / f"{Path(compiler).name}-O1"  # with each plant, and without, only kernels are compiled anew
     for planted in (implementation.name for implementation in constann.kernels.available()):
         if planted == "scalar":
             continue  # the reference has no plant: it would be compared with itself
-        folder = tmp_path / planted
-        build = tmp_path / "build"  # the same for each plant: only the kernels are compiled anew
-        built = cmake_build(build, "constann_conformance", optimisation="-O1", CONSTANN_PLANT_LAST_BIT=planted)
-        assert built.returncode == 0, built.stdout
+        plant = {"CMAKE_CXX_COMPILER": Path(compiler).name, "CONSTANN_PLANT_LAST_BIT": planted}
+        program = build_program(folder, optimisation="-O1", **plant)
         for implementation in constann.kernels.available():
             kernels = implementation.name
-            answers = run_conformance(build / "constann_conformance", kernels, inputs, folder / kernels)
+            answers = run_conformance(program, kernels, inputs, tmp_path / planted / kernels)
             wrong = [file for file in answers if file.endswith(".distances") and answers[file] != expected[file]]
             assert (wrong != []) == (kernels == planted), f"planted {planted}, forced {kernels}"
 
@@ -184,18 +207,10 @@ def test_the_users_flags_change_nothing_and_contraction_would(
         pytest.skip("this CPU has no FMA: run on one from 2013 or later")
     flags = "-O2 -ffp-contract=fast -fassociative-math -fno-signed-zeros -fno-trapping-math"
     differ = {}
-    for plant in ("ON", "OFF"):
-        folder = tmp_path / plant
-        build = folder / "build"
-        built = cmake_build(
-            build,
-            "constann_conformance",
-            optimisation=flags,
-            CONSTANN_BASELINE="x86-64-v3",
-            CONSTANN_PLANT_CONTRACTION=plant,
-        )
-        assert built.returncode == 0, built.stdout
-        answers = run_conformance(build / "constann_conformance", "avx2", inputs, folder / "out")
+    for plant in ("OFF", "ON"):  # in one folder: the plant is in the kernels alone
+        entries = {"CONSTANN_BASELINE": "x86-64-v3", "CONSTANN_PLANT_CONTRACTION": plant}
+        program = build_program(tmp_path / "build", optimisation=flags, **entries)
+        answers = run_conformance(program, "avx2", inputs, tmp_path / plant)
         differ[plant] = [file for file in answers if answers[file] != expected[file]]
     assert differ["OFF"] == []
     assert any(file.endswith(".distances") for file in differ["ON"])

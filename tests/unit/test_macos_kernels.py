@@ -1,6 +1,8 @@
 """The kernels of a macOS wheel give the known answers in a CPU emulator, and a wrong bit or instruction is seen."""
 
+import os
 import re
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -8,11 +10,12 @@ import lief
 import planted_code
 import pytest
 
-from ci import cache, macos_kernels, wheels
+from ci import cache
 from ci.__main__ import main
 from ci.macos_kernels import CODE_KERNELS, KERNELS, Result, run_kernels
 from ci.platforms import KernelSet, load_targets
 from ci.wheel_file import WheelError
+from ci.zig import make_toolchain
 
 ROOT = Path(__file__).resolve().parents[2]
 MACOS, LINUX = load_targets()["macos-arm64"], load_targets()["linux-aarch64"]
@@ -100,22 +103,43 @@ def test_the_table_is_that_of_the_library() -> None:
 
 
 def test_the_command_says_that_only_kernels_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    wheel = tmp_path / "constann-0.1.0-cp311-cp311-macosx_11_0_arm64.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("constann/_core.cpython-311-darwin.so", kernels_for_macos(tmp_path))
-    assert main(["macos", str(wheel)]) == 1  # the scalar set is not in it
+    assert main(["macos", str(packed(tmp_path, kernels_for_macos(tmp_path)))]) == 1  # the scalar set is not in it
     told = capsys.readouterr().out
     assert "neon: 13 kernels, " in told and "has no kernel set scalar" in told
     assert "Only kernels ran" in told and "the wheels workflow" in told
     assert main(["macos", str(tmp_path / "missing.whl")]) == 2
 
 
+def core_for_macos(folder: Path, planted: str = "") -> bytes:
+    """Every kernel of the core, compiled as for wheels, in one library. The folder may hold another plant's build."""
+    toolchain = make_toolchain(MACOS, cache.folder("wheels") / "zig", once=True)
+    entries = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain.file}", f"-DCONSTANN_PLANT_LAST_BIT={planted}"]
+    library = folder / "kernels.so"
+
+    def run(*command: str | Path) -> None:
+        variables = {**os.environ, **toolchain.environment}
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, *entries)
+    run("cmake", "--build", folder, "--target", "constann_core")
+    objects = sorted(folder.glob("CMakeFiles/kernels_*.dir/**/*.o"))
+    run(toolchain.tools / "cc", "-shared", "-nostdlib", *objects, "-o", library)
+    return library.read_bytes()
+
+
+def packed(folder: Path, extension: bytes) -> Path:
+    wheel = folder / "constann-0.1.0-cp311-cp311-macosx_11_0_arm64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("constann/_core.cpython-311-darwin.so", extension)
+    return wheel
+
+
 @pytest.mark.slow
-def test_the_kernels_of_a_wheel_run_and_a_planted_bit_in_one_is_seen(tmp_path: Path) -> None:
-    whole = wheels.build_wheel(MACOS, ROOT, tmp_path, cache=cache.folder("wheels"))
-    assert main(["macos", str(whole)]) == 0
-    fault = {"CONSTANN_PLANT_LAST_BIT": "neon"}
-    wrong = wheels.build_wheel(MACOS, ROOT, tmp_path / "wrong", cache=cache.folder("wheels"), defines=fault)
-    name, content = macos_kernels.extension_in(wrong)
-    scalar, neon, dotprod = run_kernels(name, content, [SETS[each] for each in ("scalar", "neon", "neon_dotprod")])
+def test_the_core_compiles_for_macos_and_its_kernels_run_and_a_planted_bit_in_one_is_seen(tmp_path: Path) -> None:
+    """Whole wheels, with the binding and a standard library that takes minutes to compile, are a stage of the gate."""
+    assert main(["macos", str(packed(tmp_path, core_for_macos(tmp_path / "build")))]) == 0
+    wrong = core_for_macos(tmp_path / "build", planted="neon")
+    scalar, neon, dotprod = run_kernels("wrong.so", wrong, [SETS[each] for each in ("scalar", "neon", "neon_dotprod")])
     assert neon.problems and not scalar.problems and not dotprod.problems
+    assert main(["macos", str(packed(tmp_path, wrong))]) == 1

@@ -17,6 +17,7 @@ from ci import builders, cache, elsewhere, reproduce, wheels
 from ci.platforms import load_targets
 from ci.wheel_file import WheelError
 
+ROOT = Path(__file__).resolve().parents[2]
 X86 = load_targets()["linux-x86_64"]
 DAY = (2020, 1, 1, 0, 0, 0)
 
@@ -146,22 +147,24 @@ def test_the_sdist_is_reproducible_and_a_planted_line_is_found() -> None:
 @pytest.mark.timeout(3600)
 def test_a_wheel_is_reproducible_and_planted_machine_code_is_found(tmp_path: Path) -> None:
     def plant(source: Path) -> None:
-        with (source / "cpp" / "python" / "module.cpp").open("a") as file:
-            print('[[gnu::used]] static const char planted[] = "in the second build alone";', file=file)
+        facts = source / "cpp" / "python" / "build_facts.cpp"
+        facts.write_text(facts.read_text().replace("= CONSTANN_COMPILER;", '= CONSTANN_COMPILER " planted";'))
 
-    def build(name: str, which: int, plant: reproduce.Plant | None = None) -> Path:
+    def build(source: Path, which: int, name: str) -> Path:
         # Fresh caches, which take minutes more, are the gate's stage.
-        return reproduce._build(tmp_path / name, [X86], ["3.11"], which=which, cache=cache.root(), plant=plant)
+        return reproduce._build(source, tmp_path / name, [X86], ["3.11"], which=which, cache=cache.root())
 
-    first = build("a", 0)
-    same = reproduce.compare_folders(first, build("another folder", 1))
+    first = build(ROOT, 0, "first")
+    copy = reproduce._copied(tmp_path / "another folder", 1)
+    same = reproduce.compare_folders(first, build(copy, 1, "second"))
     assert [each.name.rpartition(".")[2] for each in same] == ["whl", "gz"]
     assert not any(each.differences for each in same)
-    wheel, sdist = reproduce.compare_folders(first, build("with a plant", 1, plant))
+    plant(copy)
+    wheel, sdist = reproduce.compare_folders(first, build(copy, 1, "planted"))
     assert any(
         "_core" in each and "the machine code differs" in each and "section" in each for each in wheel.differences
     )
-    assert any("module.cpp" in each for each in sdist.differences)
+    assert any("build_facts.cpp" in each for each in sdist.differences)
 
 
 def test_every_released_python_is_in_the_table_or_was_built() -> None:
@@ -188,12 +191,17 @@ def test_the_gate_builds_anew_and_compares_with_a_second_build_that_was_kept(
     built: list[int] = []
     code = b"code"
 
-    def build(folder: Path, targets: object, pythons: object, *, which: int, **_: object) -> Path:
+    def build(source: Path, output: Path, targets: object, pythons: object, *, which: int, cache: Path) -> Path:
         built.append(which)
-        make_zip(folder / "dist" / "constann.whl", {"a.so": code})
-        return folder / "dist"
+        make_zip(output / "constann.whl", {"a.so": code})
+        return output
+
+    def copied(place: Path, which: int) -> Path:
+        place.mkdir(parents=True)
+        return place
 
     monkeypatch.setattr(reproduce, "_build", build)
+    monkeypatch.setattr(reproduce, "_copied", copied)
     assert reproduce.problems([X86], ["3.11"], kept_too=True) == []
     assert reproduce.problems([X86], ["3.11"], kept_too=True) == []
     assert built == [0, 1, 0]

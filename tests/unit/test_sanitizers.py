@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = os.environ.get("CI") == "true"
-FILES = int(os.environ.get("CONSTANN_FUZZ_FILES", "200000" if CI else "100000"))
+FILES = int(os.environ.get("CONSTANN_FUZZ_FILES", "100000"))
 SECONDS = int(os.environ.get("CONSTANN_FUZZ_SECONDS", "60"))
 PROCESSES = 4
 
