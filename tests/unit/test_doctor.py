@@ -529,7 +529,7 @@ def test_the_wheels_list_of_instruction_sets_is_shown(copied: Path) -> None:
     assert len(found["instructions"]["files"][f"constann/{EXTENSION.name}"]) == 3
     told = run("-m", "constann", "doctor", folder=copied).stdout
     assert "audited for linux-x86_64: every CPU there runs all but" in told
-    assert "1 functions that ask the CPU first: xsave" in told
+    assert "1 function that asks the CPU first: xsave" in told
     assert "2 functions of the kernels avx2: avx avx2" in told
 
 

@@ -200,8 +200,9 @@ def _by_kernels(functions: dict[str, Any]) -> list[str]:
         groups.setdefault(each.get("kernels", ""), []).append(set(each["sets"]))
     lines = []
     for kernels, sets in sorted(groups.items()):
-        whose = f"of the kernels {kernels}" if kernels else "that ask the CPU first"
-        lines.append(f"{len(sets)} functions {whose}: {' '.join(sorted(set[str]().union(*sets)))}")
+        one = len(sets) == 1
+        whose = f"of the kernels {kernels}" if kernels else f"that ask{'s' if one else ''} the CPU first"
+        lines.append(f"{len(sets)} function{'' if one else 's'} {whose}: {' '.join(sorted(set[str]().union(*sets)))}")
     return lines or ["nothing: no function needs more"]
 
 
