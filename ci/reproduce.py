@@ -338,8 +338,10 @@ def _build(
     words = [f"--platform={each.name}" for each in targets]
     words += [f"--python={each}" for each in pythons if words]
     begin = time.monotonic()
-    for command in (["sdist"], *([["wheels", *words]] if words else [])):
-        _run_harness(source, command, output, date=date_of(_ROOT), which=which, cache=cache)
+    date = date_of(_ROOT)
+    _run_harness(source, ["sdist"], output, date=date, which=which, cache=cache)
+    if words:
+        _run_harness(source, ["wheels", *words], output, date=date, which=which, cache=cache)
     say(f"build {which + 1} of 2, in {source}: {time.monotonic() - begin:.1f} s")
     return output
 

@@ -1,6 +1,4 @@
-// All of this folder that is compiled, as one source: reading the standard headers again for each file took
-// half of the time. A file of the tree, not one that CMake writes at each build, because compilers' caches
-// know it again.
+// All of this folder that is compiled together; CMakeLists.txt says why.
 #include "pairs/column.cpp"
 #include "pairs/pair_map.cpp"
 #include "pairs/pair_table.cpp"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from platform import machine as machine_name
 
+import core_build
 import numpy as np
 import pytest
 import reference
@@ -26,23 +27,11 @@ X86 = machine_name() == "x86_64"
 Answers = dict[str, bytes]
 
 
-PROGRAM = "constann_conformance"
-
-
-def build_program(
-    folder: Path, *, optimisation: str = "-O3", variables: dict[str, str] | None = None, **entries: str
-) -> Path:
+def build_program(folder: Path, *, optimisation: str, variables: dict[str, str] | None = None, **entries: str) -> Path:
     """The conformance program, in a folder that may hold it as it is with other entries."""
     own = {"CMAKE_BUILD_TYPE": "None", "CMAKE_CXX_FLAGS": optimisation, "CONSTANN_WARNINGS_AS_ERRORS": "ON"}
     given = {**own, "CONSTANN_PLANT_LAST_BIT": "", **entries}
-    configure = ["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(folder)]
-    configure += [f"-D{name}={value}" for name, value in given.items()]
-    environment = {**os.environ, **(variables or {})}
-    subprocess.run(configure, check=True, capture_output=True, env=environment)
-    build = ["cmake", "--build", str(folder), "--target", PROGRAM]
-    built = subprocess.run(build, capture_output=True, text=True, check=False, env=environment)
-    assert built.returncode == 0, built.stdout
-    return folder / PROGRAM
+    return core_build.build(folder, "constann_conformance", given, variables)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """The kernels of a macOS wheel give the known answers in a CPU emulator, and a wrong bit or instruction is seen."""
 
-import os
 import re
 import subprocess
 import zipfile
 from pathlib import Path
 
+import core_build
 import lief
 import planted_code
 import pytest
@@ -113,18 +113,12 @@ def test_the_command_says_that_only_kernels_ran(tmp_path: Path, capsys: pytest.C
 def core_for_macos(folder: Path, planted: str = "") -> bytes:
     """Every kernel of the core, compiled as for wheels, in one library. The folder may hold another plant's build."""
     toolchain = make_toolchain(MACOS, cache.folder("wheels") / "zig", once=True)
-    entries = [f"-DCMAKE_TOOLCHAIN_FILE={toolchain.file}", f"-DCONSTANN_PLANT_LAST_BIT={planted}"]
-    library = folder / "kernels.so"
-
-    def run(*command: str | Path) -> None:
-        variables = {**os.environ, **toolchain.environment}
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    run("cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, *entries)
-    run("cmake", "--build", folder, "--target", "constann_core")
+    entries = {"CMAKE_TOOLCHAIN_FILE": str(toolchain.file), "CONSTANN_PLANT_LAST_BIT": planted}
+    core_build.build(folder, "constann_core", entries, toolchain.environment)
     objects = sorted(folder.glob("CMakeFiles/kernels_*.dir/**/*.o"))
-    run(toolchain.tools / "cc", "-shared", "-nostdlib", *objects, "-o", library)
+    library = folder / "kernels.so"
+    link = [toolchain.tools / "cc", "-shared", "-nostdlib", *objects, "-o", library]
+    subprocess.run(link, env=toolchain.environment, check=True)
     return library.read_bytes()
 
 

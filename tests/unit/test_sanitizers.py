@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import core_build
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,16 +43,9 @@ def build(folder: Path, compiler: str, target: str, sanitize: str, *compile_only
             "clang on Debian or Ubuntu: apt-get install libclang-rt-dev)"
         )
     everywhere = ",".join((sanitize, *compile_only))
-    configure = ["cmake", "-G", "Ninja", "-S", ROOT, "-B", folder, f"-DCMAKE_CXX_COMPILER={compiler}"]
-    configure += ["-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1", f"-DCONSTANN_SANITIZE={everywhere}"]
-    configure += ["-DCONSTANN_WARNINGS_AS_ERRORS=ON", *(f"-D{name}={value}" for name, value in entries.items())]
-    configured = subprocess.run(configure, capture_output=True, text=True, check=False)
-    assert configured.returncode == 0, configured.stdout + configured.stderr
-    built = subprocess.run(
-        ["cmake", "--build", folder, "--target", target], capture_output=True, text=True, check=False
-    )
-    assert built.returncode == 0, built.stdout
-    return folder / target
+    own = {"CMAKE_CXX_COMPILER": compiler, "CMAKE_BUILD_TYPE": "None", "CMAKE_CXX_FLAGS": "-O1"}
+    own |= {"CONSTANN_SANITIZE": everywhere, "CONSTANN_WARNINGS_AS_ERRORS": "ON"}
+    return core_build.build(folder, target, own | entries)
 
 
 @pytest.fixture(scope="module")
